@@ -91,12 +91,11 @@ export function op(
     prefix = words.shift() as MandatoryPrefix;
   }
   let map: OpcodeMap = "";
-  if (words[0] === "0F" && words.length > 1 && /^[0-9A-F]{2}/.test(words[1])) {
+  const escapes = (escape: string) => words.at(0) === escape && /^[0-9A-F]{2}/.test(words.at(1) ?? "");
+  if (escapes("0F")) {
     words.shift();
     map = "0F";
-    if ((words[0] === "38" || words[0] === "3A") && words.length > 1 && /^[0-9A-F]{2}/.test(words[1])) {
-      map = `0F${words.shift()}` as OpcodeMap;
-    }
+    if (escapes("38") || escapes("3A")) map = `0F${words.shift()}` as OpcodeMap;
   }
   const byte = words.shift() ?? "";
   if (!/^[0-9A-F]{2}(\+r)?$/.test(byte)) throw new Error(`opcode table: encoding ${encoding}`);
