@@ -56,6 +56,12 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   /** Set non-zero by any thread to make guest code leave at its next branch: a bit set of `Poll`. */
   poll: "u32",
 
+  /** Linear-memory address of the map from guest-physical pages to linear memory (mmu/phys-map). */
+  physMap: "u32",
+  /** Not zero while data accesses must not be cached in the TLB: watchpoints, or alignment checks (see dtlb). */
+  noFill: "u32",
+  /** Not zero: an interrupt was found while IF was clear; who sets IF leaves to the dispatcher. */
+  irqPending: "u32",
   cpl: "u32",
   /** Linear-memory address of the data TLB and of the fetch TLB in use now; both follow CPL, EFLAGS.AC and CR4. */
   dtlb: "u32",
@@ -196,6 +202,52 @@ export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16 } as c
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
 export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;
+
+/**
+ * A vCPU's TLBs follow its state record at `TLB_OFFSET`: a data TLB for each MmuMode and one that stays empty, then a
+ * fetch TLB for user and one for supervisor mode. Direct-mapped by page number.
+ */
+export const DTLB_ENTRIES = 1024;
+export const FTLB_ENTRIES = 1024;
+/** Data TLB entry: the page's linear address where it may be read, where it may be written (else TLB_INVALID), what to add. */
+export const Dtlb = { size: 32, readTag: 0, writeTag: 8, addend: 16, flags: 20 } as const;
+/** Fetch TLB entry: the page's linear address and the linear-memory address of its code page. */
+export const Ftlb = { size: 16, tag: 0, codePage: 8, flags: 12 } as const;
+export const DTLB_BYTES = DTLB_ENTRIES * Dtlb.size;
+export const FTLB_BYTES = FTLB_ENTRIES * Ftlb.size;
+export const DTLB_SETS = 4;
+/** The set that is never filled: every access takes the slow path, which checks alignment and watchpoints. */
+export const DTLB_EMPTY_SET = 3;
+/** Flags of TLB entries: kept by a CR3 load; part of a page of 2 MiB or more. */
+export const TlbFlag = { GLOBAL: 1, LARGE: 2 } as const;
+/** Flags that a page walk leaves in walkFlags: TlbFlag, and that the page may be written without another walk. */
+export const WALK_WRITABLE = 4;
+export const TLB_FLAG_MASK = TlbFlag.GLOBAL | TlbFlag.LARGE;
+export const TLB_OFFSET = Math.ceil(VCPU_STATE.size / 64) * 64;
+export const FTLB_OFFSET = TLB_OFFSET + DTLB_SETS * DTLB_BYTES;
+/** Records for single instructions: stepping, page crossings. */
+export const SCRATCH_RECORDS_OFFSET = FTLB_OFFSET + 2 * FTLB_BYTES;
+export const SCRATCH_RECORDS = 64;
+export const VCPU_BYTES = SCRATCH_RECORDS_OFFSET + SCRATCH_RECORDS * 32;
+
+/** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
+export const PHYS_PAGES = 2 << 20;
+export const PhysFlag = { RAM: 1, READONLY: 2, CODE: 4, LOG_DIRTY: 8, DIRTY: 16 } as const;
+
+/** What decoding has found in a page in one CodeMode; a u32 record address for every byte offset starts at `index`. */
+export const CodePage = { index: 64, size: 64 + 4096 * 4 } as const;
+
+/** Access kinds, with the bits of a page fault's error code where they have one (SDM vol. 3A, 4.7). */
+export const AccessKind = {
+  READ: 0,
+  WRITE: 1 << 1,
+  USER: 1 << 2,
+  FETCH: 1 << 4,
+  /** By the processor itself (descriptor tables, TSS): supervisor whatever CPL is, SMAP whatever AC is. */
+  IMPLICIT: 1 << 8,
+  /** Through SS: a non-canonical address is #SS and not #GP. */
+  STACK: 1 << 9,
+} as const;
 
 /** EFLAGS bits (SDM vol. 1, 3.4.3). */
 export const Eflags = {

@@ -69,6 +69,8 @@ export interface InstrContext {
   write(i: number, value: Int): void;
   /** Read, change, write operand `i`; `change` gets the old value and gives the new one. LOCK makes it atomic. Gives [old, new]. */
   update(i: number, change: (old: Int) => Int): [Int, Int];
+  /** `update` of `size` bytes of memory at linear address `address`. */
+  updateAt(size: OperandSize, address: I64, change: (old: Int) => Int): [Int, Int];
   /** Linear address of memory operand `i` (i64), or its effective address for LEA. */
   address(i: number): I64;
   /** The immediate as stored in the record, sign-extended to 64 bits. */
@@ -117,7 +119,29 @@ export interface InstrContext {
   /** Add to RSP in the stack's width. */
   addSp(delta: I64 | number): void;
 
+  /** `size` bytes at offset `sp` of the stack segment. */
+  loadAtStackTop(size: OperandSize, sp: I64): Int;
+  /** Selector of the segment register whose number is operand `i`. */
+  selector(i: number): I32;
+
+  // --- many elements of a string at once; both do nothing and give 0 where they cannot ---
+  /** Copy up to `count` elements from the data segment at `from` to ES at `to` and move RSI and RDI; gives how many. */
+  bulkCopy(from: I64, to: I64, count: I64): I64;
+  /** Store the accumulator up to `count` times from ES:`to` on and move RDI; gives how many. */
+  bulkFill(to: I64, count: I64): I64;
+
+  /** The time-stamp counter. */
+  timestamp(): I64;
+
   // --- flags ---
+  /** All of EFLAGS as PUSHF sees it. */
+  flagsWord(): I32;
+  /** Set CF, PF, AF, ZF, SF and OF from their places in `word`. */
+  setFlagsWord(word: I32): void;
+  /** EFLAGS went from `old` to `next`: see to single-stepping, alignment checks and waiting interrupts. May end the instruction. */
+  afterFlagsChange(old: I32, next: I32): void;
+  /** EFLAGS.AC changed at CPL 0: use the TLB for it. */
+  selectSupervisorTlb(eflags: I32): void;
   setFlags(flags: FlagUpdate): void;
   /** 0 or 1. */
   flag(name: FlagName): I32;
@@ -134,8 +158,8 @@ export interface InstrContext {
   /** Raise an exception at this instruction. Ends the path. */
   fault(vector: number, errorCode?: number): void;
   faultIf(condition: I32, vector: number, errorCode?: number): void;
-  /** Leave to TypeScript: run system operation `name` with this record. Memory operand `i`'s linear address is in state.ea. Ends the path. */
-  system(name: string, memoryOperand?: number): void;
+  /** Leave to TypeScript: run system operation `name` (system/operation-names) with this record; `values` go to state.scratch. Ends the path. */
+  system(name: string, ...values: Int[]): void;
   /** End this instruction: go on with the next. Implied at the end of a definition. */
   next(): void;
   /** As `next`, but through the dispatcher, which looks at interrupts and modes again. */

@@ -26,6 +26,8 @@ export interface OpcodeOptions {
   sized?: boolean;
   /** A different handler for 64-bit mode and for the others: stacks, branches, string instructions. */
   modal?: boolean;
+  /** The memory operand is an address only (LEA) or a hint: no segment base, no segment checks. */
+  noSegment?: boolean;
   /** The definition uses `x.addressSize`. */
   addressed?: boolean;
   /** Takes REP/REPE/REPNE. */

@@ -395,6 +395,12 @@ export class I64 extends Int {
   }
 }
 
+/** `ifTrue` where `condition` is not zero, else `ifFalse`; both are evaluated and are of one type. */
+export function choose(condition: I32, ifTrue: Int, ifFalse: Int): Int {
+  const emit = select(ifTrue, ifFalse, condition);
+  return ifTrue.type === "i64" ? new I64(emit) : new I32(emit);
+}
+
 function select(ifTrue: Expr, ifFalse: Expr, condition: I32): Emit {
   return (w) => {
     ifTrue.emit(w);

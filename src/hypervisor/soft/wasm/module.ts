@@ -77,6 +77,11 @@ export class FunctionBuilder {
   readonly #locals: ValType[] = [];
   #depth = 0;
 
+  /** How many blocks, loops and ifs are open. */
+  get depth(): number {
+    return this.#depth;
+  }
+
   constructor(readonly type: FuncType) {
     this.params = type.params.map((t, i) => new Local(i, t));
   }

@@ -1,0 +1,486 @@
+/**
+ * Functions that every handler leans on: entering guest code, jumps, faults, and the slow paths of memory accesses. They
+ * are emitted into the module before the handlers. Functions named in `Imports` are TypeScript's (see cold/host.ts).
+ */
+import type { SharedFunction } from "../isa/context.js";
+import { defineWalk, type WalkFunctions } from "../mmu/walk.js";
+import {
+  Access,
+  AccessKind,
+  CodeMode,
+  CodePage,
+  DTLB_ENTRIES,
+  Dtlb,
+  FAULT_NO_ERROR_CODE,
+  FTLB_ENTRIES,
+  Ftlb,
+  Leave,
+  MmuMode,
+  O,
+  PhysFlag,
+  Rec,
+  Seg,
+  TLB_FLAG_MASK,
+  Vector,
+  WALK_WRITABLE,
+} from "../vcpu-state.js";
+import { I32, I64, load8U, load16U, load32, load32U64, load64, type ValType } from "../wasm/expr.js";
+import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
+
+const PAGE = 4096;
+const PAGE_MASK = ~0xfff;
+
+/** What TypeScript provides to the module; each may set `state.leave`. */
+export function declareImports(module: ModuleBuilder) {
+  return {
+    /** (cpu, rec, physical low, high, bytes): the value to state.scratch[0]. */
+    mmioLoad: module.import("mmioLoad", ["i32", "i32", "i32", "i32", "i32"]),
+    /** (cpu, rec, physical low, high, bytes): the value is in state.scratch[0]. */
+    mmioStore: module.import("mmioStore", ["i32", "i32", "i32", "i32", "i32"]),
+    /** (cpu, physical page number, offset, bytes): decoded code or a logged page was written. */
+    codeWritten: module.import("codeWritten", ["i32", "i32", "i32", "i32"]),
+    /** (cpu, rec, linear low, high, bytes, access kind): alignment check and data breakpoints. */
+    checkAccess: module.import("checkAccess", ["i32", "i32", "i32", "i32", "i32", "i32"]),
+    /** TSC in ticks (1 a nanosecond) since the machine's epoch, without the vCPU's offset. */
+    clock: module.import("clock", [], "f64"),
+  };
+}
+
+export type Imports = ReturnType<typeof declareImports>;
+
+type Slow = FuncRef<readonly ["i32", "i32", "i64", "i32"], undefined>;
+
+export class Runtime {
+  readonly handlerType: number;
+  readonly imports: Imports;
+  readonly walks: WalkFunctions;
+  readonly fault: FuncRef<readonly ["i32", "i32", "i32", "i32"], undefined>;
+  readonly lookup: FuncRef<readonly ["i32", "i64"], "i32">;
+  readonly jump: FuncRef<readonly ["i32", "i64"], undefined>;
+  readonly branchSlow: FuncRef<readonly ["i32", "i32"], undefined>;
+  readonly translate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  readonly slowLoad: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i64">;
+  readonly slowStore: FuncRef<readonly ["i32", "i32", "i64", "i32", "i64"], undefined>;
+  readonly slowRmw: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  readonly slowLoadBytes: Slow;
+  readonly slowStoreBytes: Slow;
+  readonly slowProbeWrite: Slow;
+  readonly segmentLinear: FuncRef<readonly ["i32", "i32", "i32", "i64", "i32"], "i64">;
+  readonly #shared = new Map<string, FuncRef>();
+  readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
+  readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
+  readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
+
+  constructor(readonly module: ModuleBuilder) {
+    this.handlerType = module.typeIndex(["i32", "i32"], []);
+    this.imports = declareImports(module);
+    this.walks = defineWalk(module);
+    this.fault = module.func(
+      "fault",
+      ["i32", "i32", "i32", "i32"],
+      undefined,
+      (f, cpu, rec, vector, code) => {
+        f.store32(cpu, vector, O.faultVector);
+        f.store32(cpu, code, O.faultCode);
+        f.store32(cpu, rec, O.rec);
+        f.store32(cpu, I32.const(Leave.FAULT), O.leave);
+      },
+    );
+    this.lookup = this.#defineLookup();
+    this.jump = this.#defineJump();
+    this.branchSlow = this.#defineBranchSlow();
+    this.translate = this.#defineTranslate();
+    this.#fill = this.#defineFill();
+    this.#copyFromPhysical = this.#defineCopyFromPhysical();
+    this.#copyToPhysical = this.#defineCopyToPhysical();
+    this.slowLoadBytes = this.#defineSlowBytes("slowLoadBytes", this.#copyFromPhysical, 0);
+    this.slowStoreBytes = this.#defineSlowBytes("slowStoreBytes", this.#copyToPhysical, AccessKind.WRITE);
+    this.slowLoad = this.#defineSlowLoad();
+    this.slowStore = this.#defineSlowStore();
+    this.slowRmw = this.#defineSlowRmw();
+    this.slowProbeWrite = this.#defineSlowProbeWrite();
+    this.segmentLinear = this.#defineSegmentLinear();
+    this.#defineEntries();
+  }
+
+  shared<P extends readonly ValType[], R extends ValType | undefined>(
+    maker: SharedFunction<P, R>,
+  ): FuncRef<P, R> {
+    const known = this.#shared.get(maker.name);
+    if (known !== undefined) return known as FuncRef<P, R>;
+    const declared = this.module.declare(maker.name, maker.params, maker.result);
+    this.#shared.set(maker.name, declared as unknown as FuncRef);
+    this.module.define(declared as unknown as FuncRef, (f) => maker.body(f, (g) => this.shared(g)));
+    return declared as FuncRef<P, R>;
+  }
+
+  /** Record for RIP in the fetch TLB and the code page it leads to, or 0; sets pageRip where there is one. */
+  #defineLookup() {
+    return this.module.func("lookup", ["i32", "i64"], "i32", (f, cpu, rip) => {
+      const linear = f.local("i64");
+      f.set(linear, rip);
+      f.if(load32(cpu, O.codeMode).ne(CodeMode.LONG64), () => {
+        f.if(rip.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
+        f.set(linear, rip.add(load64(cpu, O.segBase + 8 * Seg.CS)).and(I64.const(0xffffffff)));
+      });
+      const entry = f.let(
+        load32(cpu, O.ftlb).add(
+          linear.get
+            .shrU(12)
+            .toI32()
+            .and(FTLB_ENTRIES - 1)
+            .shl(Math.log2(Ftlb.size)),
+        ),
+      );
+      f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () => f.return(I32.const(0)));
+      const offset = f.let(linear.get.toI32().and(0xfff));
+      f.store64(cpu, rip.sub(offset.toI64U()), O.pageRip);
+      f.return(load32(load32(entry, Ftlb.codePage).add(offset.shl(2)), CodePage.index));
+    });
+  }
+
+  #dispatch(f: FunctionBuilder, cpu: I32, rec: I32): void {
+    f.returnCallIndirect(this.handlerType, load32(rec, Rec.handler), cpu, rec);
+  }
+
+  #defineJump() {
+    return this.module.func("jump", ["i32", "i64"], undefined, (f, cpu, rip) => {
+      f.store64(cpu, rip, O.rip);
+      f.if(load32(cpu, O.poll), () => {
+        f.store32(cpu, I32.const(Leave.POLL), O.leave);
+        f.return();
+      });
+      const rec = f.let(f.call(this.lookup, cpu, rip));
+      f.if(rec, () => this.#dispatch(f, cpu, rec));
+      f.store32(cpu, I32.const(Leave.DECODE), O.leave);
+    });
+  }
+
+  /** 64-bit mode: to the record's target, which is linked when it lies in the same page. */
+  #defineBranchSlow() {
+    return this.module.func("branchSlow", ["i32", "i32"], undefined, (f, cpu, rec) => {
+      const rip = f.let(load64(cpu, O.pageRip).add(load64(rec, Rec.imm)));
+      f.store64(cpu, rip, O.rip);
+      f.if(load32(cpu, O.poll), () => {
+        f.store32(cpu, I32.const(Leave.POLL), O.leave);
+        f.return();
+      });
+      const target = f.let(f.call(this.lookup, cpu, rip));
+      f.if(target, () => {
+        f.if(load64(rec, Rec.imm).ltU(PAGE), () => f.store32(rec, target, Rec.link));
+        this.#dispatch(f, cpu, target);
+      });
+      f.store32(cpu, I32.const(Leave.DECODE), O.leave);
+    });
+  }
+
+  /** Guest-physical address of `va` to state.walkPhysical; 1 where it faulted instead. */
+  #defineTranslate() {
+    return this.module.func("translate", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, access) => {
+      f.if(load32(cpu, O.codeMode).eq(CodeMode.LONG64), () => {
+        f.if(va.shl(16).shrS(16).ne(va), () => {
+          f.if(
+            access.and(AccessKind.STACK).or(load8U(rec, Rec.extra).and(1)),
+            () => f.callVoid(this.fault, cpu, rec, I32.const(Vector.SS), I32.const(0)),
+            () => f.callVoid(this.fault, cpu, rec, I32.const(Vector.GP), I32.const(0)),
+          );
+          f.return(I32.const(1));
+        });
+      });
+      const result = f.let(f.call(this.walks.walk, cpu, va, access));
+      f.if(result.eqz(), () => f.return(I32.const(0)));
+      f.store64(cpu, va, O.cr2);
+      f.callVoid(this.fault, cpu, rec, I32.const(Vector.PF), result.and(0xff));
+      f.return(I32.const(1));
+    });
+  }
+
+  /** Put the page just walked to, at linear memory `entry` with its PhysFlags, into the data TLB. */
+  #defineFill() {
+    return this.module.func("fillDtlb", ["i32", "i64", "i32"], undefined, (f, cpu, va, entry) => {
+      f.if(load32(cpu, O.noFill), () => f.return());
+      const at = f.let(
+        load32(cpu, O.dtlb).add(
+          va
+            .shrU(12)
+            .toI32()
+            .and(DTLB_ENTRIES - 1)
+            .shl(Math.log2(Dtlb.size)),
+        ),
+      );
+      const page = f.let(va.and(PAGE_MASK));
+      const flags = f.let(load32(cpu, O.walkFlags));
+      const slowWrites = PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
+      f.store64(at, page, Dtlb.readTag);
+      f.store64(
+        at,
+        page.select(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), I64.const(-1)),
+        Dtlb.writeTag,
+      );
+      f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), Dtlb.addend);
+      f.store32(at, flags.and(TLB_FLAG_MASK), Dtlb.flags);
+    });
+  }
+
+  /** Largest power of two, at most 8, that is not above `n`: the width of the next MMIO access of a run. */
+  #chunk(n: I32): I32 {
+    return I32.const(8).select(n.geU(8), I32.const(4).select(n.geU(4), I32.const(2).select(n.geU(2), 1)));
+  }
+
+  /** (cpu, rec, physical, linear-memory address, bytes), within one page. */
+  #defineCopyFromPhysical() {
+    return this.module.func(
+      "copyFromPhysical",
+      ["i32", "i32", "i64", "i32", "i32"],
+      undefined,
+      (f, cpu, rec, pa, to, n) => {
+        const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
+        f.if(entry, () => {
+          f.copy(to, entry.and(PAGE_MASK).add(pa.toI32().and(0xfff)), n);
+          f.return();
+        });
+        const done = f.local("i32");
+        const buffer = f.let(f.call(this.#mmioValue, cpu));
+        f.loop((start) => {
+          const size = f.let(this.#chunk(n.sub(done.get)));
+          const at = f.let(pa.add(done.get.toI64U()));
+          const saved = f.let(load64(cpu, O.scratch));
+          f.callVoid(this.imports.mmioLoad, cpu, rec, at.toI32(), at.shrU(32).toI32(), size);
+          f.if(load32(cpu, O.leave), () => f.return());
+          f.store64(buffer, load64(cpu, O.scratch));
+          f.store64(cpu, saved, O.scratch);
+          f.copy(to.add(done.get), buffer, size);
+          f.set(done, done.get.add(size));
+          f.brIf(start, done.get.ltU(n));
+        });
+      },
+    );
+  }
+
+  #defineCopyToPhysical() {
+    return this.module.func(
+      "copyToPhysical",
+      ["i32", "i32", "i64", "i32", "i32"],
+      undefined,
+      (f, cpu, rec, pa, from, n) => {
+        const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
+        const offset = f.let(pa.toI32().and(0xfff));
+        f.if(entry.and(PhysFlag.RAM | PhysFlag.READONLY).eq(PhysFlag.RAM), () => {
+          f.copy(entry.and(PAGE_MASK).add(offset), from, n);
+          f.if(entry.and(PhysFlag.CODE | PhysFlag.LOG_DIRTY), () =>
+            f.callVoid(this.imports.codeWritten, cpu, pa.shrU(12).toI32(), offset, n),
+          );
+          f.return();
+        });
+        const done = f.local("i32");
+        const buffer = f.let(f.call(this.#mmioValue, cpu));
+        f.loop((start) => {
+          const size = f.let(this.#chunk(n.sub(done.get)));
+          const at = f.let(pa.add(done.get.toI64U()));
+          const saved = f.let(load64(cpu, O.scratch));
+          f.store64(buffer, I64.const(0));
+          f.copy(buffer, from.add(done.get), size);
+          f.store64(cpu, load64(buffer), O.scratch);
+          f.callVoid(this.imports.mmioStore, cpu, rec, at.toI32(), at.shrU(32).toI32(), size);
+          f.store64(cpu, saved, O.scratch);
+          f.if(load32(cpu, O.leave), () => f.return());
+          f.set(done, done.get.add(size));
+          f.brIf(start, done.get.ltU(n));
+        });
+      },
+    );
+  }
+
+  /** Where an MMIO value is kept while scratch[0], which may be part of the data, is in use. */
+  get #mmioValue(): FuncRef<readonly ["i32"], "i32"> {
+    return this.shared({
+      name: "mmioValue",
+      params: ["i32"] as const,
+      result: "i32",
+      body: (f) => f.return((f.params[0].get as I32).add(O.scratch + 8 * 15)),
+    });
+  }
+
+  #access(cpu: I32, info: I32, extra: number): I32 {
+    const user = I32.const(AccessKind.USER).select(load32(cpu, O.mmuMode).eq(MmuMode.USER), 0);
+    return user.or(info.shrU(8)).or(extra);
+  }
+
+  #checkSlow(
+    f: FunctionBuilder,
+    cpu: I32,
+    rec: I32,
+    va: I64,
+    bytes: I32,
+    access: I32,
+    leave: () => void,
+  ): void {
+    f.if(load32(cpu, O.noFill), () => {
+      f.callVoid(this.imports.checkAccess, cpu, rec, va.toI32(), va.shrU(32).toI32(), bytes, access);
+      f.if(load32(cpu, O.leave), leave);
+    });
+  }
+
+  /** `info & 0xff` bytes between state.scratch and `va`; both pages are checked before the first byte moves. */
+  #defineSlowBytes(name: string, copy: typeof this.slowCopyType, extra: number): Slow {
+    return this.module.func(name, ["i32", "i32", "i64", "i32"], undefined, (f, cpu, rec, va, info) => {
+      const bytes = f.let(info.and(0xff));
+      const access = f.let(this.#access(cpu, info, extra));
+      this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return());
+      const room = f.let(I32.const(PAGE).sub(va.toI32().and(0xfff)));
+      f.if(f.call(this.translate, cpu, rec, va, access), () => f.return());
+      const pa = f.let(load64(cpu, O.walkPhysical));
+      const buffer = cpu.add(O.scratch);
+      f.if(bytes.leU(room), () => {
+        const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
+        f.if(entry, () => f.callVoid(this.#fill, cpu, va, entry));
+        f.callVoid(copy, cpu, rec, pa, buffer, bytes);
+        f.return();
+      });
+      const second = f.local("i64");
+      f.set(second, va.add(room.toI64U()));
+      f.if(load32(cpu, O.codeMode).ne(CodeMode.LONG64), () =>
+        f.set(second, second.get.and(I64.const(0xffffffff))),
+      );
+      f.if(f.call(this.translate, cpu, rec, second.get, access), () => f.return());
+      const pa2 = f.let(load64(cpu, O.walkPhysical));
+      f.callVoid(copy, cpu, rec, pa, buffer, room);
+      f.if(load32(cpu, O.leave), () => f.return());
+      f.callVoid(copy, cpu, rec, pa2, buffer.add(room), bytes.sub(room));
+    });
+  }
+
+  declare readonly slowCopyType: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
+
+  #defineSlowLoad() {
+    return this.module.func("slowLoad", ["i32", "i32", "i64", "i32"], "i64", (f, cpu, rec, va, info) => {
+      f.store64(cpu, I64.const(0), O.scratch);
+      f.callVoid(this.slowLoadBytes, cpu, rec, va, info);
+      f.return(load64(cpu, O.scratch));
+    });
+  }
+
+  #defineSlowStore() {
+    return this.module.func(
+      "slowStore",
+      ["i32", "i32", "i64", "i32", "i64"],
+      undefined,
+      (f, cpu, rec, va, info, value) => {
+        f.store64(cpu, value, O.scratch);
+        f.callVoid(this.slowStoreBytes, cpu, rec, va, info);
+      },
+    );
+  }
+
+  /** Linear-memory address where `info & 0xff` bytes at `va` can be read and written in place, or 0. */
+  #defineSlowRmw() {
+    return this.module.func("slowRmw", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      const bytes = f.let(info.and(0xff));
+      const access = f.let(this.#access(cpu, info, AccessKind.WRITE));
+      this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return(I32.const(0)));
+      const offset = f.let(va.toI32().and(0xfff));
+      f.if(offset.add(bytes).gtU(PAGE), () => f.return(I32.const(0)));
+      f.if(f.call(this.translate, cpu, rec, va, access), () => f.return(I32.const(0)));
+      const entry = f.let(f.call(this.walks.physEntry, cpu, load64(cpu, O.walkPhysical)));
+      const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
+      f.if(entry.and(mask).ne(PhysFlag.RAM), () => f.return(I32.const(0)));
+      f.callVoid(this.#fill, cpu, va, entry);
+      f.return(entry.and(PAGE_MASK).add(offset));
+    });
+  }
+
+  /** Fault now if any of `info` bytes at `va` cannot be written. */
+  #defineSlowProbeWrite() {
+    return this.module.func(
+      "slowProbeWrite",
+      ["i32", "i32", "i64", "i32"],
+      undefined,
+      (f, cpu, rec, va, bytes) => {
+        const access = f.let(this.#access(cpu, I32.const(0), AccessKind.WRITE));
+        f.if(f.call(this.translate, cpu, rec, va, access), () => f.return());
+        const last = f.let(va.add(bytes.sub(1).toI64U()));
+        f.if(last.xor(va).and(PAGE_MASK).ne(0), () =>
+          f.drop(f.call(this.translate, cpu, rec, last.and(PAGE_MASK), access)),
+        );
+      },
+    );
+  }
+
+  /** Linear address of `offset` in segment `seg` outside 64-bit mode (SDM vol. 3A, 5.3 and 5.5). */
+  #defineSegmentLinear() {
+    return this.module.func(
+      "segmentLinear",
+      ["i32", "i32", "i32", "i64", "i32"],
+      "i64",
+      (f, cpu, rec, seg, offset, info) => {
+        const access = f.let(load32(cpu.add(seg.shl(2)), O.segAccess));
+        const limit = f.let(load32U64(cpu.add(seg.shl(2)), O.segLimit));
+        const last = f.let(offset.add(info.and(0xff).sub(1).toI64U()));
+        const bad = f.local("i32");
+        f.set(bad, access.and(Access.UNUSABLE));
+        f.if(
+          access.and(Access.CODE),
+          () =>
+            f.set(bad, bad.get.or(info.shrU(8).and(AccessKind.WRITE)).or(access.and(Access.READABLE).eqz())),
+          () =>
+            f.set(
+              bad,
+              bad.get.or(info.shrU(8).and(AccessKind.WRITE).ne(0).and(access.and(Access.WRITABLE).eqz())),
+            ),
+        );
+        f.if(
+          access.and(Access.CODE | Access.EXPAND_DOWN).eq(Access.EXPAND_DOWN),
+          () => {
+            const upper = I64.const(0xffffffff).select(access.and(Access.DB), I64.const(0xffff));
+            f.set(bad, bad.get.or(offset.leU(limit)).or(last.gtU(upper)));
+          },
+          () => f.set(bad, bad.get.or(last.gtU(limit))),
+        );
+        f.if(bad.get, () => {
+          const vector = I32.const(Vector.SS).select(seg.eq(Seg.SS), Vector.GP);
+          f.callVoid(this.fault, cpu, rec, vector, I32.const(0));
+          f.return(I64.const(0));
+        });
+        f.return(offset.add(load64(cpu.add(seg.shl(3)), O.segBase)).and(I64.const(0xffffffff)));
+      },
+    );
+  }
+
+  #defineEntries(): void {
+    const { module } = this;
+    // Run from state.rip on until something leaves guest code.
+    module.export(
+      module.func("enter", ["i32"], undefined, (f, cpu) => {
+        const rec = f.let(f.call(this.lookup, cpu, load64(cpu, O.rip)));
+        f.if(
+          rec,
+          () => f.callIndirectVoid(this.handlerType, load32(rec, Rec.handler), cpu, rec),
+          () => f.store32(cpu, I32.const(Leave.DECODE), O.leave),
+        );
+      }),
+    );
+    module.export(
+      module.func("enterRecord", ["i32", "i32"], undefined, (f, cpu, rec) =>
+        f.callIndirectVoid(this.handlerType, load32(rec, Rec.handler), cpu, rec),
+      ),
+    );
+    for (const exported of [
+      this.walks.walk,
+      this.translate,
+      this.slowLoadBytes,
+      this.slowStoreBytes,
+      this.slowProbeWrite,
+      this.lookup,
+    ]) {
+      module.export(exported as unknown as FuncRef);
+    }
+    this.walks.exportFlushes(module);
+  }
+}
+
+/** RIP of the instruction of a record. */
+export function recordRip(cpu: I32, rec: I32): I64 {
+  return load64(cpu, O.pageRip).add(load16U(rec, Rec.pageOffset).toI64U());
+}
+
+export { FAULT_NO_ERROR_CODE };

@@ -1,0 +1,142 @@
+/** Control transfer (SDM vol. 1, 7.3.8) and instructions about time and interrupts that need no TypeScript. */
+import { Eflags, O, Vector } from "../vcpu-state.js";
+import { I32, type Int } from "../wasm/expr.js";
+import type { Definition, InstrContext } from "./context.js";
+import { constant } from "./flags.js";
+import { virtualWithoutIopl3 } from "./transfer.js";
+
+export const jmp: Definition = (x) => x.branch();
+export const jcc: Definition = (x) => x.branch(x.condition(x.args[0]));
+
+const pushNextRip = (x: InstrContext) => {
+  const next = x.nextRip();
+  x.push(x.size, x.size === 8 ? next : x.size === 2 ? next.toI32().and(0xffff) : next.toI32());
+};
+
+export const call: Definition = (x) => {
+  pushNextRip(x);
+  x.branch();
+};
+
+export const jmpIndirect: Definition = (x) => x.jump(x.read(0).toI64U());
+
+export const callIndirect: Definition = (x) => {
+  const target = x.read(0).toI64U();
+  pushNextRip(x);
+  x.jump(target);
+};
+
+export const ret: Definition = (x) => {
+  const target = x.peek(x.size).toI64U();
+  if (x.operands.length > 0) x.addSp(x.read(0).toI64U().add(x.size));
+  else x.addSp(x.size);
+  x.jump(target);
+};
+
+const countDown = (x: InstrContext): Int => {
+  const count = x.f.let(x.gpr(1, x.addressSize).sub(constant(x.addressSize, 1)));
+  x.setGpr(1, count, x.addressSize);
+  return x.addressSize === 2 ? count.and(0xffff) : count;
+};
+const notZero = (v: Int): I32 => v.eqz().eqz();
+
+export const loop: Definition = (x) => x.branch(notZero(countDown(x)));
+export const loope: Definition = (x) => x.branch(notZero(countDown(x)).and(x.flag("zf")));
+export const loopne: Definition = (x) => x.branch(notZero(countDown(x)).and(x.flag("zf").eqz()));
+export const jcxz: Definition = (x) => x.branch(x.gpr(1, x.addressSize).eqz());
+
+/** UD0, UD1, UD2 and whatever the tables leave out. */
+export const undefinedOpcode: Definition = (x) => x.fault(Vector.UD);
+
+const interruptFlagAllowed = (x: InstrContext, eflags: I32) => {
+  if (!x.long) x.faultIf(virtualWithoutIopl3(eflags), Vector.GP, 0);
+  const cpl = x.field32(O.cpl);
+  const virtual = eflags.and(Eflags.VM).ne(0);
+  x.faultIf(cpl.gtU(eflags.shrU(12).and(3)).and(virtual.eqz()), Vector.GP, 0);
+};
+
+export const cli: Definition = (x) => {
+  const eflags = x.field32(O.eflags);
+  interruptFlagAllowed(x, eflags);
+  x.setField32(O.eflags, eflags.and(~Eflags.IF));
+};
+
+export const sti: Definition = (x) => {
+  const eflags = x.field32(O.eflags);
+  interruptFlagAllowed(x, eflags);
+  x.f.if(eflags.and(Eflags.IF).eqz(), () => {
+    x.setField32(O.eflags, eflags.or(Eflags.IF));
+    // An interrupt that waits is taken after the next instruction (SDM vol. 2, STI).
+    x.f.if(x.field32(O.irqPending), () => {
+      x.setField32(O.shadow, I32.const(1));
+      x.nextThroughDispatcher();
+    });
+  });
+};
+
+/** PAUSE: a vCPU that spins looks whether others want something. */
+export const pause: Definition = () => {};
+
+const tscAllowed = (x: InstrContext) => {
+  const disabled = x.field32(O.cr4).and(1 << 2);
+  x.faultIf(disabled.ne(0).and(x.field32(O.cpl).ne(0)), Vector.GP, 0);
+};
+
+const setTsc = (x: InstrContext) => {
+  const tsc = x.f.let(x.timestamp());
+  x.setGpr(0, tsc.toI32(), 4);
+  x.setGpr(2, tsc.shrU(32).toI32(), 4);
+};
+
+export const rdtsc: Definition = (x) => {
+  tscAllowed(x);
+  setTsc(x);
+};
+
+export const rdtscp: Definition = (x) => {
+  tscAllowed(x);
+  setTsc(x);
+  x.setGpr(1, x.field32(O.tscAux), 4);
+};
+
+export const rdpid: Definition = (x) => x.write(0, x.size === 8 ? x.field64(O.tscAux) : x.field32(O.tscAux));
+
+export const swapgs: Definition = (x) => {
+  x.faultIf(x.field32(O.cpl), Vector.GP, 0);
+  const base = x.field64(O.segBase + 8 * 5);
+  x.setField64(O.segBase + 8 * 5, x.field64(O.kernelGsBase));
+  x.setField64(O.kernelGsBase, base);
+};
+
+const fsgsbaseEnabled = (x: InstrContext) =>
+  x.faultIf(
+    x
+      .field32(O.cr4)
+      .and(1 << 16)
+      .eqz(),
+    Vector.UD,
+  );
+
+/** RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE: the segment's number is the row's argument. */
+export const readSegmentBase: Definition = (x) => {
+  fsgsbaseEnabled(x);
+  const base = x.field64(O.segBase + 8 * x.args[0]);
+  x.write(0, x.size === 8 ? base : base.toI32());
+};
+export const writeSegmentBase: Definition = (x) => {
+  fsgsbaseEnabled(x);
+  const base = x.f.let(x.read(0).toI64U());
+  x.faultIf(base.shl(16).shrS(16).ne(base), Vector.GP, 0);
+  x.setField64(O.segBase + 8 * x.args[0], base);
+};
+
+/** CLAC, STAC. */
+export const clac: Definition = (x) => setAc(x, false);
+export const stac: Definition = (x) => setAc(x, true);
+function setAc(x: InstrContext, value: boolean): void {
+  x.faultIf(x.field32(O.cpl), Vector.UD);
+  const old = x.field32(O.eflags);
+  const next = x.f.let(value ? old.or(Eflags.AC) : old.and(~Eflags.AC));
+  x.setField32(O.eflags, next);
+  x.selectSupervisorTlb(next);
+}
