@@ -73,6 +73,8 @@ export class ColdContext implements InstrContext {
   readonly #registers: (I32 | undefined)[] = [];
   #memoryAddress: I64 | undefined;
   #ended = false;
+  /** Whether the definition writes its memory operand: known when it has run. */
+  writesMemory = false;
 
   constructor(
     readonly module: ModuleBuilder,
@@ -179,6 +181,7 @@ export class ColdContext implements InstrContext {
 
   updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
     const { f } = this;
+    this.#noteWrite(va);
     const at = f.local("i32");
     this.#probe(
       va,
@@ -349,7 +352,12 @@ export class ColdContext implements InstrContext {
   load(size: OperandSize, address: I64): Int {
     return this.#load(size, this.f.let(address), 0);
   }
+  #noteWrite(address: I64): void {
+    if (address === this.#memoryAddress) this.writesMemory = true;
+  }
+
   store(size: OperandSize, address: I64, value: Int): void {
+    this.#noteWrite(address);
     this.#store(size, this.f.let(address), value, 0);
   }
 
@@ -378,6 +386,7 @@ export class ColdContext implements InstrContext {
 
   storeVector(address: I64, value: V128, aligned = false): void {
     const { f } = this;
+    this.#noteWrite(address);
     const va = f.let(address);
     const fixed = f.let(value);
     this.#checkAligned(va, aligned);
@@ -395,6 +404,7 @@ export class ColdContext implements InstrContext {
   }
 
   probeWrite(address: I64, bytes: number): void {
+    this.#noteWrite(address);
     this.f.callVoid(this.runtime.slowProbeWrite, this.cpu, this.rec, address, I32.const(bytes));
     this.#leaveIfAsked();
   }

@@ -93,7 +93,7 @@ export function op(
     prefix = words.shift() as MandatoryPrefix;
   }
   let map: OpcodeMap = "";
-  const escapes = (escape: string) => words.at(0) === escape && /^[0-9A-F]{2}/.test(words.at(1) ?? "");
+  const escapes = (byte: string) => words.at(0) === byte && /^[0-9A-F]{2}/.test(words.at(1) ?? "");
   if (escapes("0F")) {
     words.shift();
     map = "0F";

@@ -1,0 +1,94 @@
+/** Handlers that are no instructions: effective addresses, ends of runs and pages, records gone stale. */
+import { Leave, O, RECORD_SIZE, Rec, Vector } from "../vcpu-state.js";
+import { I32, I64, load16U, load32, load64 } from "../wasm/expr.js";
+import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
+import { type Runtime, recordRip } from "./runtime.js";
+
+/** Their places in the handler table. */
+export const Special = {
+  /** The record's page was written: decode again. */
+  STALE: 0,
+  /** #UD. */
+  UNDEFINED: 1,
+  /** An instruction of more than 15 bytes: #GP (SDM vol. 3A, 6.15, interrupt 13). */
+  TOO_LONG: 2,
+  /** Go on at the start of the next page. */
+  PAGE_END: 3,
+  /** An instruction that reaches into the next page. */
+  CROSS: 4,
+  /** Go on at the record in `link`. */
+  GOTO: 5,
+  /** After an instruction that was run alone. */
+  STEP_END: 6,
+  /** base + (index << shift) + imm + segment base; `r0` index, `r1` segment base, `disp` shift. */
+  EA64: 7,
+  /** The same, the offset cut to 32 bits. */
+  EA32: 8,
+  /** The same, cut to 16 bits. */
+  EA16: 9,
+  /** Segmented: `r1` segment number, `r2` bytes and kind of access as segmentLinear takes them. */
+  EA_SEGMENT32: 10,
+  EA_SEGMENT16: 11,
+  COUNT: 12,
+} as const;
+
+export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
+  const { module } = runtime;
+  const handler = (name: string, body: (f: FunctionBuilder, cpu: I32, rec: I32) => void): FuncRef =>
+    module.func(name, ["i32", "i32"], undefined, body) as unknown as FuncRef;
+  const leave =
+    (reason: number) =>
+    (f: FunctionBuilder, cpu: I32, rec: I32): void => {
+      f.store64(cpu, recordRip(cpu, rec), O.rip);
+      f.store32(cpu, rec, O.rec);
+      f.store32(cpu, I32.const(reason), O.leave);
+    };
+  const fault = (vector: number, code: number) => (f: FunctionBuilder, cpu: I32, rec: I32) =>
+    f.returnCall(runtime.fault, cpu, rec, I32.const(vector), I32.const(code));
+  const next = (f: FunctionBuilder, cpu: I32, rec: I32) =>
+    f.returnCallIndirect(
+      runtime.handlerType,
+      load32(rec, RECORD_SIZE + Rec.handler),
+      cpu,
+      rec.add(RECORD_SIZE),
+    );
+  const offset = (cpu: I32, rec: I32): I64 =>
+    load64(cpu.add(load16U(rec, Rec.base)))
+      .add(load64(cpu.add(load16U(rec, Rec.r0))).shl(load32(rec, Rec.disp).toI64U()))
+      .add(load64(rec, Rec.imm));
+  const flat = (mask: bigint | undefined) => (f: FunctionBuilder, cpu: I32, rec: I32) => {
+    const at = offset(cpu, rec);
+    const masked = mask === undefined ? at : at.and(I64.const(mask));
+    f.store64(cpu, masked.add(load64(cpu.add(load16U(rec, Rec.r1)))), O.ea);
+    next(f, cpu, rec);
+  };
+  const segmented = (mask: bigint) => (f: FunctionBuilder, cpu: I32, rec: I32) => {
+    const at = offset(cpu, rec).and(I64.const(mask));
+    const linear = f.call(runtime.segmentLinear, cpu, rec, load16U(rec, Rec.r1), at, load16U(rec, Rec.r2));
+    f.store64(cpu, linear, O.ea);
+    f.if(load32(cpu, O.leave), () => f.return());
+    next(f, cpu, rec);
+  };
+  const handlers: Record<Exclude<keyof typeof Special, "COUNT">, FuncRef> = {
+    STALE: handler("stale", leave(Leave.DECODE)),
+    UNDEFINED: handler("undefinedOpcode", fault(Vector.UD, -1)),
+    TOO_LONG: handler("tooLong", fault(Vector.GP, 0)),
+    PAGE_END: handler("pageEnd", (f, cpu) =>
+      f.returnCall(runtime.jump, cpu, load64(cpu, O.pageRip).add(4096)),
+    ),
+    CROSS: handler("cross", leave(Leave.CROSS)),
+    GOTO: handler("goto", (f, cpu, rec) => {
+      const link = f.let(load32(rec, Rec.link));
+      f.returnCallIndirect(runtime.handlerType, load32(link, Rec.handler), cpu, link);
+    }),
+    STEP_END: handler("stepEnd", leave(Leave.STEP)),
+    EA64: handler("ea64", flat(undefined)),
+    EA32: handler("ea32", flat(0xffffffffn)),
+    EA16: handler("ea16", flat(0xffffn)),
+    EA_SEGMENT32: handler("eaSegment32", segmented(0xffffffffn)),
+    EA_SEGMENT16: handler("eaSegment16", segmented(0xffffn)),
+  };
+  const table: FuncRef[] = [];
+  for (const [name, f] of Object.entries(handlers)) table[Special[name as keyof typeof Special]] = f;
+  return table;
+}
