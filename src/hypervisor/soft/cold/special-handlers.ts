@@ -12,8 +12,8 @@ export const Special = {
   UNDEFINED: 1,
   /** An instruction of more than 15 bytes: #GP (SDM vol. 3A, 6.15, interrupt 13). */
   TOO_LONG: 2,
-  /** Go on at the start of the next page. */
-  PAGE_END: 3,
+  /** Go on at the record's offset, found anew: the end of a run or of a page. */
+  CONTINUE: 3,
   /** An instruction that reaches into the next page. */
   CROSS: 4,
   /** Go on at the record in `link`. */
@@ -73,9 +73,7 @@ export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
     STALE: handler("stale", leave(Leave.DECODE)),
     UNDEFINED: handler("undefinedOpcode", fault(Vector.UD, -1)),
     TOO_LONG: handler("tooLong", fault(Vector.GP, 0)),
-    PAGE_END: handler("pageEnd", (f, cpu) =>
-      f.returnCall(runtime.jump, cpu, load64(cpu, O.pageRip).add(4096)),
-    ),
+    CONTINUE: handler("continue", (f, cpu, rec) => f.returnCall(runtime.jump, cpu, recordRip(cpu, rec))),
     CROSS: handler("cross", leave(Leave.CROSS)),
     GOTO: handler("goto", (f, cpu, rec) => {
       const link = f.let(load32(rec, Rec.link));

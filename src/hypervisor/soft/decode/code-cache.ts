@@ -4,17 +4,7 @@
  */
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import { Special } from "../cold/special-handlers.js";
-import {
-  AccessKind,
-  CodeMode,
-  CodePage,
-  O,
-  PhysFlag,
-  RECORD_SIZE,
-  Rec,
-  Seg,
-  type VcpuState,
-} from "../vcpu-state.js";
+import { AccessKind, CodeMode, CodePage, O, PhysFlag, RECORD_SIZE, Rec, Seg } from "../vcpu-state.js";
 import { DecodeStatus, type InstructionDecoder } from "./instruction.js";
 
 const PAGE = 4096;
@@ -127,7 +117,7 @@ export class CodeCache {
     const first = offset;
     for (;;) {
       if (offset >= PAGE) {
-        at = this.#special(at, Special.PAGE_END, PAGE);
+        at = this.#special(at, Special.CONTINUE, PAGE);
         break;
       }
       const known = u32[index + offset];
@@ -137,7 +127,7 @@ export class CodeCache {
           u32[(at + Rec.handler) >>> 2] = Special.GOTO;
           u32[(at + Rec.link) >>> 2] = known;
           at += RECORD_SIZE;
-        } else at = this.#special(at, Special.STALE, offset);
+        } else at = this.#special(at, Special.CONTINUE, offset);
         break;
       }
       const status = this.decoder.decode(u8, linear + offset, linear + PAGE, mode);
@@ -172,15 +162,16 @@ export class CodeCache {
     u32[i + (Rec.pageOffset >>> 2)] = offset;
   }
 
+  /** Write the record that ends a single-stepped instruction. */
+  stepEnd(at: number, offset: number): void {
+    this.#special(at, Special.STEP_END, offset);
+  }
+
   /** A record of handler `handler` that stands for byte `offset` of the page; the address after it. */
   #special(at: number, handler: number, offset: number): number {
     this.#clear(at, offset);
     this.memory.u32[(at + Rec.handler) >>> 2] = handler;
     return at + RECORD_SIZE;
-  }
-
-  stepEnd(at: number, offset: number): void {
-    this.#special(at, Special.STEP_END, offset);
   }
 
   /** Records of the instruction that the decoder holds, at byte `offset` of its page; the address after them. */
@@ -275,13 +266,13 @@ export class CodeCache {
     const last = Math.min(offset + length, PAGE) - 1;
     for (let chunk = offset >> CHUNK_SHIFT; chunk <= last >> CHUNK_SHIFT; chunk++) {
       if (code.chunks[chunk] !== 0) {
-        this.#invalidate(page, code);
+        this.#invalidate(code);
         return;
       }
     }
   }
 
-  #invalidate(page: number, code: PageCode): void {
+  #invalidate(code: PageCode): void {
     const { u8, u32 } = this.memory;
     this.invalidations++;
     for (let k = 0; k < code.runs.length; k += 2) {
@@ -292,12 +283,9 @@ export class CodeCache {
     code.chunks.fill(0);
     for (const at of code.codePages) if (at !== 0) u8.fill(0, at, at + CodePage.size);
     // The code pages stay in the fetch TLB, empty; the page is watched until the next flush.
-    void page;
   }
 
   get bytesUsed(): number {
     return this.#next - this.start;
   }
 }
-
-export type { VcpuState };
