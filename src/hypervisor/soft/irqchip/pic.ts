@@ -100,6 +100,7 @@ class I8259 {
     readonly cascade: number,
   ) {}
 
+  /** The chip has no reset input. Without firmware that would have set it up, everything is masked. */
   reset(): void {
     const { state } = this;
     state.lines = 0;
@@ -108,6 +109,7 @@ class I8259 {
     state.icw3 = 0;
     state.icw4 = 0;
     this.#initialize(0);
+    state.imr = 0xff;
     state.init = Init.READY;
   }
 
@@ -294,7 +296,7 @@ export class PicPair {
   readonly #slave: I8259;
   readonly #intr: (rising: boolean) => void;
 
-  /** `intr`: INTR is high after something changed, `rising` if it was low before. Called without the lock. */
+  /** `intr`: INTR went high (`rising`), or is high still after an INTA. Called without the lock. */
   constructor(memory: SharedMemory, allocator: StateAllocator, intr: (rising: boolean) => void) {
     this.#state = allocator.alloc(PIC_STATE, "pic");
     this.#lock = new Mutex("pic", memory, this.#state.address + PIC_STATE.offset.lock);
@@ -329,7 +331,7 @@ export class PicPair {
   acknowledge(): number {
     const master = this.#master;
     const slave = this.#slave;
-    return this.#change(() => {
+    const vector = this.#change(() => {
       const input = master.pending();
       if (input < 0) return master.vector(SPURIOUS_INPUT);
       master.acknowledge(input);
@@ -339,6 +341,9 @@ export class PicPair {
       slave.acknowledge(slaveInput);
       return slave.vector(slaveInput);
     });
+    // With automatic EOI there may be another request at once.
+    if (this.output) this.#intr(false);
+    return vector;
   }
 
   readPort(port: number): number {
@@ -393,7 +398,7 @@ export class PicPair {
     const after = this.#master.pending() >= 0;
     const before = Atomics.exchange(this.#words, this.#outputWord, after ? 1 : 0) !== 0;
     this.#lock.unlock();
-    if (after) this.#intr(!before);
+    if (after && !before) this.#intr(true);
     return result;
   }
 }

@@ -160,13 +160,16 @@ export class Pit {
   }
 }
 
-/** Ticks of the 8254's clock since the machine was made. */
+const SECOND = 1e9;
+
+/** Ticks of the 8254's clock since the machine was made. Whole seconds apart: all products stay exact. */
 export function tickAt(now: number): number {
-  return Math.floor((now * PIT_HZ) / 1e9);
+  const seconds = Math.floor(now / SECOND);
+  return seconds * PIT_HZ + Math.floor(((now - seconds * SECOND) * PIT_HZ) / SECOND);
 }
 
 /** The first clock nanosecond of `tick`. */
 export function timeOfTick(tick: number): number {
-  const time = Math.ceil((tick * 1e9) / PIT_HZ);
-  return tickAt(time) < tick ? time + 1 : time;
+  const seconds = Math.floor(tick / PIT_HZ);
+  return seconds * SECOND + Math.ceil(((tick - seconds * PIT_HZ) * SECOND) / PIT_HZ);
 }
