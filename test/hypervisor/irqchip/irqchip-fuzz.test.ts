@@ -172,8 +172,8 @@ test("loading any register page leaves a working APIC", () => {
   const page = new Uint8Array(1024);
   for (let i = 0; i < 300; i++) {
     for (let at = 0; at < page.length; at++) page[at] = random(256);
-    f.chip.lapics[0].setPage(page);
-    f.chip.lapics[0].getPage();
+    f.chip.setLapic(0, page);
+    f.chip.getLapic(0);
     f.clock.time += 1000;
     f.timers.expire();
     for (let n = 0; f.chip.hasInterrupt(0) && n < 300; n++) {

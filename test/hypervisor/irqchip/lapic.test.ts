@@ -222,6 +222,17 @@ test("IA32_APIC_BASE: the legal transitions of 11.12.5 and no others", () => {
   }
 });
 
+test("the host may set any valid IA32_APIC_BASE (KVM_SET_SREGS)", () => {
+  const f = new Fixture();
+  assert.ok(f.chip.setApicBase(0, 0xfee00000n));
+  assert.ok(f.chip.setApicBase(0, 0xfee00d00n));
+  assert.equal(f.chip.getApicBase(0), 0xfee00d00n);
+  assert.ok(f.chip.setApicBase(0, 0xfee00900n));
+  assert.equal(f.chip.setApicBase(0, 0xfee00400n), false);
+  assert.equal(f.chip.setApicBase(0, 1n << 45n), false);
+  assert.equal(f.chip.getApicBase(0), 0xfee00900n);
+});
+
 test("the page can be moved, and answers in xAPIC mode only", () => {
   const f = new Fixture();
   assert.ok(f.chip.writeMsr(0, APIC_BASE, 0xfed40900n));
@@ -241,7 +252,9 @@ test("disabling resets the registers and the ID; CR8 keeps working", () => {
   f.write(1, LapicReg.ID, 0x42000000);
   f.write(1, LapicReg.LDR, 0x02000000);
   f.write(1, LapicReg.ICR, SELF | 0x70);
+  f.chip.setCr8(1, 6);
   assert.ok(f.chip.writeMsr(1, APIC_BASE, 0xfee00000n));
+  assert.equal(f.chip.getCr8(1), 6);
   assert.equal(f.chip.lapics[1].enabled, false);
   assert.equal(f.chip.hasInterrupt(1), false);
   f.chip.setCr8(1, 9);
@@ -299,27 +312,27 @@ test("the register page of KVM_GET_LAPIC carries the state over", () => {
   f.chip.routing.signalMsi({ address: 0xfee01000n, data: 0xc055 });
   assert.equal(f.chip.acknowledge(1), 0x55);
   f.write(1, LapicReg.ICR, SELF | 0x91);
-  const page = f.chip.lapics[1].getPage();
+  const page = f.chip.getLapic(1);
   assert.equal(page.length, 1024);
   assert.equal(new DataView(page.buffer).getUint32(LapicReg.ID, true), 0x01000000);
   assert.equal(new DataView(page.buffer).getUint32(LapicReg.TIMER_CURRENT, true), 750);
 
   const g = new Fixture(2);
-  g.chip.lapics[1].setPage(page);
+  g.chip.setLapic(1, page);
   assert.deepEqual(g.take(), ["interrupt 1"]);
-  assert.deepEqual(g.chip.lapics[1].getPage(), page);
+  assert.deepEqual(g.chip.getLapic(1), page);
   assert.equal(g.chip.acknowledge(1), 0x91);
   g.advance(750 * 16);
   g.write(1, LapicReg.EOI, 0);
   assert.equal(g.chip.acknowledge(1), 0xe0);
-  assert.throws(() => g.chip.lapics[1].setPage(page.subarray(1)), RangeError);
+  assert.throws(() => g.chip.setLapic(1, page.subarray(1)), RangeError);
 
   // The reset state of the bootstrap processor too, although its LINT0 is open while software-disabled.
-  const reset = new Fixture().chip.lapics[0].getPage();
+  const reset = new Fixture().chip.getLapic(0);
   const h = new Fixture();
   h.write(0, LapicReg.LVT_LINT0, 0x10000);
-  h.chip.lapics[0].setPage(reset);
-  assert.deepEqual(h.chip.lapics[0].getPage(), reset);
+  h.chip.setLapic(0, reset);
+  assert.deepEqual(h.chip.getLapic(0), reset);
 });
 
 test("two threads' objects over one state see each other's interrupts", () => {

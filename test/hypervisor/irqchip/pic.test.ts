@@ -188,7 +188,9 @@ test("automatic EOI, with and without rotation", () => {
   f.out(0x20, 0x11);
   f.out(0x21, 0x08, 0x04, 0x03);
   pulse(f, 0, 1);
+  f.take();
   assert.equal(f.chip.acknowledge(0), 8);
+  assert.deepEqual(f.take(), ["interrupt 0"], "the next request is there at once");
   assert.equal(isr(f), 0);
   assert.equal(f.chip.acknowledge(0), 9);
   f.out(0x20, 0x80);
@@ -236,6 +238,8 @@ test("special fully nested mode: the slave may interrupt again while in service"
     assert.equal(f.chip.hasInterrupt(0), false, "IRQ 3 and 13 are below what is in service");
     pulse(f, 0);
     assert.equal(f.chip.acknowledge(0), 8);
+    pulse(f, 8);
+    assert.equal(f.chip.hasInterrupt(0), false, "the slave waits for a higher level in service");
   }
 });
 

@@ -7,6 +7,8 @@ import { Fixture } from "./fixture.js";
 
 const ROUNDS = 2000;
 const SENDERS = 2;
+/** Far longer than any wait on a loaded machine. */
+const LOST_MS = 20_000;
 /** Vectors of sender n: all in one IRR word, so that senders and receiver meet there. */
 const VECTORS = [
   [0x41, 0x42, 0x43],
@@ -28,7 +30,9 @@ function send({ memory, received, sender }: Job): void {
     }
     // An edge that comes before the last one was taken is merged with it: wait.
     for (const vector of VECTORS[sender]) {
-      while (Atomics.load(received, vector) < round) Atomics.wait(received, vector, round - 1, 10_000);
+      if (Atomics.wait(received, vector, round - 1, LOST_MS) === "timed-out") {
+        throw new Error(`vector 0x${vector.toString(16)} was lost in round ${round}`);
+      }
     }
   }
 }
@@ -45,9 +49,11 @@ if (isMainThread) {
           workerData: { memory: f.memory.memory, received, sender } satisfies Job,
         }),
     );
-    const done = workers.map((worker) => new Promise((resolve) => worker.on("message", resolve)));
+    const done = workers.map(
+      (worker) => new Promise((resolve, reject) => worker.on("message", resolve).on("error", reject)),
+    );
     let over = false;
-    const finished = Promise.all(done).then(() => {
+    const finished = Promise.all(done).finally(() => {
       over = true;
     });
     while (!over) {

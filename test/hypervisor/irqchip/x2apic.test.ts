@@ -124,11 +124,11 @@ test("going into x2APIC mode keeps what is pending", () => {
 test("the register page in x2APIC mode has the 32-bit ID and the whole ICR", () => {
   const f = x2apic(3);
   f.writeX2(2, LapicReg.ICR, (0x12345678n << 32n) | 0x40n);
-  const page = f.chip.lapics[2].getPage();
+  const page = f.chip.getLapic(2);
   const data = new DataView(page.buffer);
   assert.equal(data.getUint32(LapicReg.ID, true), 2);
   assert.equal(data.getUint32(LapicReg.ICR_HIGH, true), 0x12345678);
   const g = x2apic(3);
-  g.chip.lapics[2].setPage(page);
+  g.chip.setLapic(2, page);
   assert.equal(g.readX2(2, LapicReg.ICR), (0x12345678n << 32n) | 0x40n);
 });

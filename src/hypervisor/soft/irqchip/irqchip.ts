@@ -2,6 +2,10 @@
  * The in-hypervisor interrupt controllers and timers of the `soft` provider: what KVM_CREATE_IRQCHIP and
  * KVM_CREATE_PIT2 make. A local APIC a vCPU, an IOAPIC, two 8259As, an 8254, and the routes between them.
  *
+ * A vCPU's thread, told by `CpuSignals.interrupt`, asks `hasInterrupt` when the CPU can take an interrupt, takes it with
+ * `acknowledge`, and asks again until the answer is false. In HLT it may sleep until `timerDeadline` and then call
+ * `expireTimer`. All accesses of the guest come on the vCPU's own thread, with its number.
+ *
  * Locks, by class, and what may be taken inside: "pit" and "lapic" take "timers"; "ioapic", "pic" and "irq-routing" take
  * nothing. Interrupts are handed on after the lock is released, so no two of them are ever held together, and
  * `CpuSignals` are called with none held.
@@ -14,6 +18,15 @@ import type { CpuSignals, NanosecondClock, TscOffsets } from "./cpu-signals.js";
 import { InterruptBus } from "./interrupt-bus.js";
 import { Ioapic } from "./ioapic.js";
 import { LocalApic } from "./lapic.js";
+import {
+  isLapicMsr,
+  lapicClaims,
+  readLapicMmio,
+  readLapicMsr,
+  writeLapicMmio,
+  writeLapicMsr,
+} from "./lapic-access.js";
+import { getLapicPage, setLapicPage } from "./lapic-page.js";
 import { PicPair, PicPort } from "./pic.js";
 import { PIT_GSI, Pit, PitPort } from "./pit.js";
 import { IrqRouting } from "./routing.js";
@@ -119,18 +132,19 @@ export class IrqChip {
 
   /** Whether the address belongs to the vCPU's local APIC or to the IOAPIC. */
   claimsMmio(vcpu: number, address: number): boolean {
-    return this.lapics[vcpu].claims(address) || this.ioapic.claims(address);
+    return lapicClaims(this.lapics[vcpu], address) || this.ioapic.claims(address);
   }
 
   /** `size` 1 to 8 bytes, of which no more than four are there: the others read as zero. */
   readMmio(vcpu: number, address: number, size: number): number {
     const lapic = this.lapics[vcpu];
-    return lapic.claims(address) ? lapic.readMmio(address, size) : this.ioapic.readMmio(address, size);
+    if (lapicClaims(lapic, address)) return readLapicMmio(lapic, address, size);
+    return this.ioapic.readMmio(address, size);
   }
 
   writeMmio(vcpu: number, address: number, size: number, value: number): void {
     const lapic = this.lapics[vcpu];
-    if (lapic.claims(address)) lapic.writeMmio(address, size, value);
+    if (lapicClaims(lapic, address)) writeLapicMmio(lapic, address, size, value);
     else this.ioapic.writeMmio(address, value);
   }
 
@@ -176,17 +190,27 @@ export class IrqChip {
 
   /** IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC's. */
   claimsMsr(index: number): boolean {
-    return LocalApic.claimsMsr(index);
+    return isLapicMsr(index);
   }
 
   /** Undefined is #GP(0). */
   readMsr(vcpu: number, index: number): bigint | undefined {
-    return this.lapics[vcpu].readMsr(index);
+    return readLapicMsr(this.lapics[vcpu], index);
   }
 
   /** False is #GP(0). */
   writeMsr(vcpu: number, index: number, value: bigint): boolean {
-    return this.lapics[vcpu].writeMsr(index, value);
+    return writeLapicMsr(this.lapics[vcpu], index, value);
+  }
+
+  /** IA32_APIC_BASE. Its EN is also CPUID.01H:EDX.APIC. */
+  getApicBase(vcpu: number): bigint {
+    return this.lapics[vcpu].base;
+  }
+
+  /** The host sets IA32_APIC_BASE (KVM_SET_SREGS): any valid state from any other. False: no valid state. */
+  setApicBase(vcpu: number, value: bigint): boolean {
+    return this.lapics[vcpu].setBase(value);
   }
 
   getCr8(vcpu: number): number {
@@ -195,6 +219,16 @@ export class IrqChip {
 
   setCr8(vcpu: number, value: number): void {
     this.lapics[vcpu].cr8 = value;
+  }
+
+  /** KVM_GET_LAPIC: 1 KiB. */
+  getLapic(vcpu: number): Uint8Array {
+    return getLapicPage(this.lapics[vcpu]);
+  }
+
+  /** KVM_SET_LAPIC, after `setApicBase`. Throws `RangeError` where the page is not 1 KiB. */
+  setLapic(vcpu: number, page: Uint8Array): void {
+    setLapicPage(this.lapics[vcpu], page);
   }
 }
 

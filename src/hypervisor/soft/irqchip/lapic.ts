@@ -1,47 +1,35 @@
 /**
  * The local APIC of one vCPU (SDM vol. 3A, chapter 11 "Advanced Programmable Interrupt Controller"; chapter 10 in
- * editions before 2023). Registers: lapic-registers.ts; the timer: lapic-timer.ts.
+ * editions before 2023): modes, interrupt acceptance, priorities, IPIs. The registers are listed in lapic-registers.ts
+ * and reached through lapic-access.ts; the timer is lapic-timer.ts.
  *
- * Threads: `accept`, `matches`, `ppr` and `pulseLint` may be called from any thread; all else from the vCPU's own
- * thread, or while the vCPU does not run.
+ * Threads: `accept`, `matches`, `ppr`, `pulseLint` and the getters may be used from any thread, all else from the
+ * vCPU's own thread, or while the vCPU does not run.
  */
 import { Mutex } from "../../../memory/mutex.js";
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import type { StateAllocator } from "../../../memory/state-allocator.js";
 import type { Timers } from "../../../memory/timers.js";
 import type { CpuSignals, NanosecondClock, TscOffsets } from "./cpu-signals.js";
-import { BROADCAST, DeliveryMode, destination8, type InterruptBus, Shorthand } from "./interrupt-bus.js";
+import { BROADCAST, DeliveryMode, type InterruptBus, Shorthand } from "./interrupt-bus.js";
 import {
   APIC_BASE_RESERVED,
   ApicBase,
-  DCR_WRITABLE,
-  DFR_FIXED_BITS,
   DFR_FLAT,
   Esr,
   FIRST_LEGAL_VECTOR,
-  ICR_WRITABLE,
   Icr,
-  LAPIC_VERSION,
-  LapicReg,
   LVT_ENTRIES,
   Lvt,
-  MSR_APIC_BASE,
-  MSR_TSC_DEADLINE,
   SVR_WRITABLE,
   Svr,
   VECTOR_WORDS,
-  X2APIC_ACCESS,
-  X2APIC_MSR_FIRST,
-  X2APIC_MSR_LAST,
   x2apicLogicalId,
 } from "./lapic-registers.js";
 import { ApicMode, LAPIC_STATE, type LapicState } from "./lapic-state.js";
 import { LapicTimer } from "./lapic-timer.js";
 import { VectorBits } from "./vector-bits.js";
 
-/** Size of `struct kvm_lapic_state`: the first KiB of the register page. */
-export const LAPIC_PAGE_SIZE = 0x400;
-const MMIO_SIZE = 0x1000;
 const PAGE_MASK = 0xfffn;
 
 /** Indices of LVT entries. */
@@ -66,10 +54,11 @@ export interface LapicConfig {
 export class LocalApic {
   readonly vcpu: number;
   readonly timer: LapicTimer;
-  readonly #state: LapicState;
+  // For the other lapic-*.ts files:
+  readonly state: LapicState;
+  readonly irr: VectorBits;
+  readonly isr: VectorBits;
   readonly #words: Int32Array;
-  readonly #irr: VectorBits;
-  readonly #isr: VectorBits;
   readonly #tmr: number;
   readonly #esrPending: number;
   readonly #bus: InterruptBus;
@@ -81,18 +70,18 @@ export class LocalApic {
     this.#bus = config.bus;
     this.#signals = config.signals;
     this.#baseReserved = APIC_BASE_RESERVED | ~((1n << BigInt(config.physicalAddressBits)) - 1n);
-    this.#state = allocator.alloc(LAPIC_STATE, `lapic${config.vcpu}`);
+    this.state = allocator.alloc(LAPIC_STATE, `lapic${config.vcpu}`);
     this.#words = memory.i32;
-    const { address } = this.#state;
+    const { address } = this.state;
     const { offset } = LAPIC_STATE;
     const index = (field: keyof typeof offset) => (address + offset[field]) >>> 2;
-    this.#irr = new VectorBits(memory.i32, index("irr"), index("irrSummary"));
-    this.#isr = new VectorBits(memory.i32, index("isr"), index("isrSummary"));
+    this.irr = new VectorBits(memory.i32, index("irr"), index("irrSummary"));
+    this.isr = new VectorBits(memory.i32, index("isr"), index("isrSummary"));
     this.#tmr = index("tmr");
     this.#esrPending = index("esrPending");
     this.timer = new LapicTimer(
       config.vcpu,
-      this.#state,
+      this.state,
       new Mutex("lapic", memory, address + offset.lock),
       config.timers,
       config.clock,
@@ -105,7 +94,7 @@ export class LocalApic {
 
   /** Power-up state (SDM vol. 3A, 11.4.7.1). vCPU 0 is the bootstrap processor. */
   reset(): void {
-    const state = this.#state;
+    const state = this.state;
     state.mode = ApicMode.XAPIC;
     state.bsp = this.vcpu === 0 ? 1 : 0;
     state.page = ApicBase.DEFAULT_ADDRESS;
@@ -119,7 +108,7 @@ export class LocalApic {
   }
 
   #resetRegisters(): void {
-    const state = this.#state;
+    const state = this.state;
     state.tpr = 0;
     state.ldr = 0;
     state.dfr = DFR_FLAT;
@@ -129,9 +118,9 @@ export class LocalApic {
     state.icrHigh = 0;
     state.timerDivide = 0;
     Atomics.store(this.#words, this.#esrPending, 0);
-    this.#irr.clearAll();
-    this.#isr.clearAll();
-    for (let word = 0; word < VECTOR_WORDS; word++) Atomics.store(this.#words, this.#tmr + word, 0);
+    this.irr.clearAll();
+    this.isr.clearAll();
+    for (let word = 0; word < VECTOR_WORDS; word++) this.setTmrWord(word, 0);
     this.timer.writeLvt(Lvt.MASKED);
     this.timer.stop();
     for (let i = 1; i < LVT_ENTRIES.length; i++) state.lvt[i] = Lvt.MASKED;
@@ -144,21 +133,21 @@ export class LocalApic {
 
   /** Globally enabled: CPUID.01H:EDX.APIC shows it too. */
   get enabled(): boolean {
-    return this.#state.mode !== ApicMode.DISABLED;
+    return this.state.mode !== ApicMode.DISABLED;
   }
 
   get x2apic(): boolean {
-    return this.#state.mode === ApicMode.X2APIC;
+    return this.state.mode === ApicMode.X2APIC;
   }
 
   /** Accepts fixed interrupts. */
   get softwareEnabled(): boolean {
-    return this.#state.mode !== ApicMode.DISABLED && (this.#state.svr & Svr.ENABLE) !== 0;
+    return this.state.mode !== ApicMode.DISABLED && (this.state.svr & Svr.ENABLE) !== 0;
   }
 
   /** IA32_APIC_BASE. */
   get base(): bigint {
-    const { mode, bsp, page } = this.#state;
+    const { mode, bsp, page } = this.state;
     let flags = bsp !== 0 ? ApicBase.BSP : 0;
     if (mode !== ApicMode.DISABLED) flags |= ApicBase.ENABLE;
     if (mode === ApicMode.X2APIC) flags |= ApicBase.X2APIC;
@@ -169,7 +158,7 @@ export class LocalApic {
   writeBase(value: bigint): boolean {
     if ((value & this.#baseReserved) !== 0n) return false;
     const next = modeOf(value);
-    const { mode } = this.#state;
+    const { mode } = this.state;
     if (next === undefined) return false;
     if (mode === ApicMode.DISABLED && next === ApicMode.X2APIC) return false;
     if (mode === ApicMode.X2APIC && next === ApicMode.XAPIC) return false;
@@ -186,7 +175,7 @@ export class LocalApic {
   }
 
   #setBase(value: bigint, next: number): void {
-    const state = this.#state;
+    const state = this.state;
     const before = state.mode;
     state.page = Number(value & ~PAGE_MASK);
     state.bsp = (value & BigInt(ApicBase.BSP)) !== 0n ? 1 : 0;
@@ -201,14 +190,14 @@ export class LocalApic {
       }
     }
     // A disabled APIC passes the 8259s' interrupts through.
-    this.#signals.interrupt(this.vcpu);
+    this.signal();
   }
 
   // What the CPU asks between instructions
 
   /** Whether an interrupt is pending that the processor priority lets through. */
   hasInterrupt(): boolean {
-    if (this.#irr.empty) return false;
+    if (this.irr.empty) return false;
     return this.#deliverable() >= 0;
   }
 
@@ -216,36 +205,36 @@ export class LocalApic {
   acknowledge(): number {
     const vector = this.#deliverable();
     if (vector < 0) return -1;
-    this.#irr.clear(vector);
-    this.#isr.set(vector);
+    this.irr.clear(vector);
+    this.isr.set(vector);
     return vector;
   }
 
   #deliverable(): number {
-    const vector = this.#irr.highest();
+    const vector = this.irr.highest();
     return vector >= 0 && this.enabled && vector >>> 4 > this.ppr() >>> 4 ? vector : -1;
   }
 
   /** Whether the 8259s' INTR reaches the CPU: LINT0 in ExtINT mode, or the APIC disabled (SDM vol. 3A, 11.5.1). */
   get acceptsExtInt(): boolean {
-    if (this.#state.mode === ApicMode.DISABLED) return true;
-    const lvt = this.#state.lvt[LVT_LINT0];
+    if (this.state.mode === ApicMode.DISABLED) return true;
+    const lvt = this.state.lvt[LVT_LINT0];
     return (lvt & Lvt.MASKED) === 0 && lvtMode(lvt) === DeliveryMode.EXTINT;
   }
 
   /** CR8: bits 7:4 of the TPR (SDM vol. 3A, 11.8.6). */
   get cr8(): number {
-    return (this.#state.tpr >>> 4) & 0xf;
+    return (this.state.tpr >>> 4) & 0xf;
   }
   set cr8(value: number) {
-    this.#writeTpr((value & 0xf) << 4);
+    this.writeTpr((value & 0xf) << 4);
   }
 
   // Messages from the bus and the pins
 
   /** Whether a message with this destination is for this APIC (SDM vol. 3A, 11.6.2). */
   matches(destination: number, logical: boolean): boolean {
-    const { mode, id } = this.#state;
+    const { mode, id } = this.state;
     if (mode === ApicMode.DISABLED) return false;
     if (destination === BROADCAST) return true;
     if (!logical) return destination === id;
@@ -254,8 +243,8 @@ export class LocalApic {
       return ldr >>> 16 === destination >>> 16 && (ldr & destination & 0xffff) !== 0;
     }
     if (destination > 0xff) return false;
-    const ldr = this.#state.ldr >>> 24;
-    if (this.#state.dfr === DFR_FLAT) return (ldr & destination) !== 0;
+    const ldr = this.state.ldr >>> 24;
+    if (this.state.dfr === DFR_FLAT) return (ldr & destination) !== 0;
     // Cluster model: the cluster in bits 7:4, with 15 for all of them.
     const cluster = destination >>> 4;
     return (cluster === ldr >>> 4 || cluster === 0xf) && (ldr & destination & 0xf) !== 0;
@@ -265,15 +254,15 @@ export class LocalApic {
   accept(vector: number, level: boolean): boolean {
     if (!this.softwareEnabled) return false;
     if (vector < FIRST_LEGAL_VECTOR) {
-      this.#error(Esr.RECEIVE_ILLEGAL_VECTOR);
+      this.error(Esr.RECEIVE_ILLEGAL_VECTOR);
       return false;
     }
     const word = this.#tmr + (vector >>> 5);
     const bit = 1 << (vector & 31);
     if (level) Atomics.or(this.#words, word, bit);
     else Atomics.and(this.#words, word, ~bit);
-    this.#irr.set(vector);
-    this.#signals.interrupt(this.vcpu);
+    this.irr.set(vector);
+    this.signal();
     return true;
   }
 
@@ -284,7 +273,7 @@ export class LocalApic {
 
   /** Deliver what an LVT entry says (SDM vol. 3A, 11.5.1). */
   #deliverLocal(index: number): void {
-    const lvt = this.#state.lvt[index];
+    const lvt = this.state.lvt[index];
     if ((lvt & Lvt.MASKED) !== 0) return;
     // Timer and error entries have no delivery mode: the field is zero, and that is Fixed.
     switch (lvtMode(lvt)) {
@@ -299,14 +288,15 @@ export class LocalApic {
         this.#signals.init(this.vcpu);
         break;
       case DeliveryMode.EXTINT:
-        this.#signals.interrupt(this.vcpu);
+        this.signal();
         break;
     }
   }
 
-  #error(bit: number): void {
+  /** Note an error for the ESR, and deliver the error interrupt. */
+  error(bit: number): void {
     const before = Atomics.or(this.#words, this.#esrPending, bit);
-    const lvt = this.#state.lvt[LVT_ERROR];
+    const lvt = this.state.lvt[LVT_ERROR];
     // An error entry with an illegal vector must not report itself for ever.
     if ((before & bit) === 0 && (lvt & Lvt.VECTOR) >= FIRST_LEGAL_VECTOR) this.#deliverLocal(LVT_ERROR);
   }
@@ -315,32 +305,50 @@ export class LocalApic {
 
   /** Processor priority (SDM vol. 3A, 11.8.3.1): the higher of the TPR and the class of the interrupt in service. */
   ppr(): number {
-    const { tpr } = this.#state;
-    const inService = this.#isr.empty ? 0 : Math.max(0, this.#isr.highest());
+    const { tpr } = this.state;
+    const inService = this.isr.empty ? 0 : Math.max(0, this.isr.highest());
     return tpr >>> 4 >= inService >>> 4 ? tpr : inService & 0xf0;
   }
 
-  #writeTpr(value: number): void {
-    this.#state.tpr = value;
+  writeTpr(value: number): void {
+    this.state.tpr = value;
     this.#recheck();
   }
 
   #recheck(): void {
-    if (!this.#irr.empty) this.#signals.interrupt(this.vcpu);
+    if (!this.irr.empty) this.signal();
+  }
+
+  /** Have the vCPU look for interrupts. */
+  signal(): void {
+    this.#signals.interrupt(this.vcpu);
+  }
+
+  tmrWord(index: number): number {
+    return Atomics.load(this.#words, this.#tmr + index) >>> 0;
+  }
+
+  setTmrWord(index: number, value: number): void {
+    Atomics.store(this.#words, this.#tmr + index, value);
+  }
+
+  /** A write of the ESR makes the errors since the last write readable (SDM vol. 3A, 11.5.3). */
+  latchErrors(): void {
+    this.state.esr = Atomics.exchange(this.#words, this.#esrPending, 0);
   }
 
   /** End of interrupt (SDM vol. 3A, 11.8.5). */
   eoi(): void {
-    const vector = this.#isr.highest();
+    const vector = this.isr.highest();
     if (vector < 0) return;
-    this.#isr.clear(vector);
-    const level = (Atomics.load(this.#words, this.#tmr + (vector >>> 5)) >>> (vector & 31)) & 1;
-    if (level === 1 && (this.#state.svr & Svr.SUPPRESS_EOI_BROADCAST) === 0) this.#bus.broadcastEoi(vector);
+    this.isr.clear(vector);
+    const level = (this.tmrWord(vector >>> 5) >>> (vector & 31)) & 1;
+    if (level === 1 && (this.state.svr & Svr.SUPPRESS_EOI_BROADCAST) === 0) this.#bus.broadcastEoi(vector);
     this.#recheck();
   }
 
-  #writeSvr(value: number): void {
-    const state = this.#state;
+  writeSvr(value: number): void {
+    const state = this.state;
     state.svr = value & SVR_WRITABLE;
     if ((value & Svr.ENABLE) !== 0) return;
     // Software disable masks all LVT entries, and they stay masked (SDM vol. 3A, 11.4.7.2).
@@ -348,26 +356,26 @@ export class LocalApic {
     for (let i = 1; i < LVT_ENTRIES.length; i++) state.lvt[i] |= Lvt.MASKED;
   }
 
-  #writeLvt(index: number, value: number): void {
+  writeLvt(index: number, value: number): void {
     const { writable } = LVT_ENTRIES[index];
-    const masked = (this.#state.svr & Svr.ENABLE) === 0 ? Lvt.MASKED : 0;
+    const masked = (this.state.svr & Svr.ENABLE) === 0 ? Lvt.MASKED : 0;
     const lvt = (value & writable) | masked;
     if (index === LVT_TIMER) {
       this.timer.writeLvt(lvt);
       return;
     }
-    this.#state.lvt[index] = lvt;
+    this.state.lvt[index] = lvt;
     // The 8259s may have waited for LINT0 to be opened.
-    if (index === LVT_LINT0 && this.acceptsExtInt) this.#signals.interrupt(this.vcpu);
+    if (index === LVT_LINT0 && this.acceptsExtInt) this.signal();
   }
 
   /** Send the IPI of an ICR (SDM vol. 3A, 11.6.1). `destination`: in the form of the bus. */
-  #sendIpi(low: number, destination: number): void {
+  sendIpi(low: number, destination: number): void {
     const mode = (low >>> Icr.DELIVERY_MODE_SHIFT) & 7;
     const vector = low & Icr.VECTOR;
     const fixed = mode === DeliveryMode.FIXED || mode === DeliveryMode.LOWEST_PRIORITY;
     if (fixed && vector < FIRST_LEGAL_VECTOR) {
-      this.#error(Esr.SEND_ILLEGAL_VECTOR);
+      this.error(Esr.SEND_ILLEGAL_VECTOR);
       return;
     }
     // INIT level de-assert is not supported since the Pentium 4: it has no effect.
@@ -378,218 +386,6 @@ export class LocalApic {
     const shorthand = (low >>> Icr.SHORTHAND_SHIFT) & 3;
     if (shorthand === Shorthand.NONE) this.#bus.deliver(message);
     else this.#bus.deliverShorthand(this.vcpu, shorthand, { ...message, destination: BROADCAST });
-  }
-
-  // The register file: values as they are at their xAPIC offsets
-
-  #read(offset: number): number | undefined {
-    const state = this.#state;
-    const { x2apic } = this;
-    switch (offset) {
-      case LapicReg.ID:
-        return x2apic ? state.id : (state.id << 24) >>> 0;
-      case LapicReg.VERSION:
-        return LAPIC_VERSION;
-      case LapicReg.TPR:
-        return state.tpr;
-      case LapicReg.APR:
-      case LapicReg.PPR:
-        // Arbitration priority is of the APIC bus of old: the processor priority stands in for it.
-        return this.ppr();
-      case LapicReg.EOI:
-      case LapicReg.RRD:
-        return 0;
-      case LapicReg.LDR:
-        return x2apic ? x2apicLogicalId(state.id) : state.ldr;
-      case LapicReg.DFR:
-        return ((state.dfr << 28) | DFR_FIXED_BITS) >>> 0;
-      case LapicReg.SVR:
-        return state.svr;
-      case LapicReg.ESR:
-        return state.esr;
-      case LapicReg.ICR:
-        return state.icrLow;
-      case LapicReg.ICR_HIGH:
-        return state.icrHigh;
-      case LapicReg.TIMER_INITIAL:
-        return state.timerInitial;
-      case LapicReg.TIMER_CURRENT:
-        return this.timer.currentCount();
-      case LapicReg.TIMER_DIVIDE:
-        return state.timerDivide;
-    }
-    const index = (offset >>> 4) & 7;
-    if (offset >= LapicReg.ISR && offset < LapicReg.ESR) {
-      if (offset >= LapicReg.IRR) return this.#irr.word(index);
-      if (offset >= LapicReg.TMR) return Atomics.load(this.#words, this.#tmr + index) >>> 0;
-      return this.#isr.word(index);
-    }
-    const entry = (offset - LapicReg.LVT_TIMER) >> 4;
-    if (entry >= 0 && entry < LVT_ENTRIES.length) return state.lvt[entry];
-    return undefined;
-  }
-
-  /** False: no register, or a read-only one in both modes. */
-  #write(offset: number, value: number): boolean {
-    const state = this.#state;
-    switch (offset) {
-      case LapicReg.ID:
-        state.id = value >>> 24;
-        return true;
-      case LapicReg.TPR:
-        this.#writeTpr(value & 0xff);
-        return true;
-      case LapicReg.EOI:
-        this.eoi();
-        return true;
-      case LapicReg.LDR:
-        state.ldr = (value & 0xff000000) >>> 0;
-        return true;
-      case LapicReg.DFR:
-        state.dfr = value >>> 28;
-        return true;
-      case LapicReg.SVR:
-        this.#writeSvr(value);
-        return true;
-      case LapicReg.ESR:
-        // A write makes the errors since the last write readable (SDM vol. 3A, 11.5.3).
-        state.esr = Atomics.exchange(this.#words, this.#esrPending, 0);
-        return true;
-      case LapicReg.ICR:
-        state.icrLow = value & ICR_WRITABLE;
-        this.#sendIpi(state.icrLow, this.x2apic ? state.icrHigh : destination8(state.icrHigh >>> 24));
-        return true;
-      case LapicReg.ICR_HIGH:
-        state.icrHigh = (value & 0xff000000) >>> 0;
-        return true;
-      case LapicReg.TIMER_INITIAL:
-        this.timer.writeInitialCount(value);
-        return true;
-      case LapicReg.TIMER_DIVIDE:
-        this.timer.writeDivide(value);
-        return true;
-    }
-    const entry = (offset - LapicReg.LVT_TIMER) >> 4;
-    if (entry < 0 || entry >= LVT_ENTRIES.length) return false;
-    this.#writeLvt(entry, value);
-    return true;
-  }
-
-  // Memory-mapped access (xAPIC mode)
-
-  /** Whether the page answers at this guest-physical address. */
-  claims(address: number): boolean {
-    const { mode, page } = this.#state;
-    return mode === ApicMode.XAPIC && address >= page && address < page + MMIO_SIZE;
-  }
-
-  /**
-   * Registers are 32 bits wide on 16-byte boundaries and want 32-bit accesses (SDM vol. 3A, 11.4.1). Smaller reads
-   * within a register give its bytes; anything else reads as zero.
-   */
-  readMmio(address: number, size: number): number {
-    const at = address - this.#state.page;
-    const within = at & 0xf;
-    if (within + Math.min(size, 4) > 4) return 0;
-    const value = this.#read(at & 0xff0);
-    if (value === undefined) {
-      this.#error(Esr.ILLEGAL_REGISTER);
-      return 0;
-    }
-    const bytes = value >>> (8 * within);
-    return size >= 4 ? bytes : bytes & ((1 << (8 * size)) - 1);
-  }
-
-  /** Only aligned 32-bit writes have an effect. */
-  writeMmio(address: number, size: number, value: number): void {
-    const at = address - this.#state.page;
-    if (size !== 4 || (at & 0xf) !== 0) return;
-    if (!this.#write(at, value >>> 0) && this.#read(at) === undefined) this.#error(Esr.ILLEGAL_REGISTER);
-  }
-
-  // MSRs
-
-  static claimsMsr(index: number): boolean {
-    return (
-      (index >= X2APIC_MSR_FIRST && index <= X2APIC_MSR_LAST) ||
-      index === MSR_APIC_BASE ||
-      index === MSR_TSC_DEADLINE
-    );
-  }
-
-  /** RDMSR of an MSR that `claimsMsr` names; undefined is #GP. */
-  readMsr(index: number): bigint | undefined {
-    if (index === MSR_APIC_BASE) return this.base;
-    if (index === MSR_TSC_DEADLINE) return this.timer.readTscDeadline();
-    const offset = (index - X2APIC_MSR_FIRST) * 16;
-    if (!this.x2apic || X2APIC_ACCESS.get(offset)?.read !== true) return undefined;
-    if (offset === LapicReg.ICR) return (BigInt(this.#state.icrHigh) << 32n) | BigInt(this.#state.icrLow);
-    const value = this.#read(offset);
-    return value === undefined ? undefined : BigInt(value);
-  }
-
-  /** WRMSR of an MSR that `claimsMsr` names; false is #GP. */
-  writeMsr(index: number, value: bigint): boolean {
-    if (index === MSR_APIC_BASE) return this.writeBase(value);
-    if (index === MSR_TSC_DEADLINE) {
-      this.timer.writeTscDeadline(value);
-      return true;
-    }
-    const offset = (index - X2APIC_MSR_FIRST) * 16;
-    const writable = X2APIC_ACCESS.get(offset)?.write;
-    if (!this.x2apic || writable === undefined || (value & ~writable) !== 0n) return false;
-    const low = Number(value & 0xffffffffn);
-    if (offset === LapicReg.SELF_IPI) {
-      this.#sendIpi(low | (Shorthand.SELF << Icr.SHORTHAND_SHIFT), BROADCAST);
-      return true;
-    }
-    if (offset === LapicReg.ICR) this.#state.icrHigh = Number(value >> 32n);
-    return this.#write(offset, low);
-  }
-
-  // The page of struct kvm_lapic_state
-
-  /** KVM_GET_LAPIC. The ID is 8 bits at bit 24 in xAPIC mode and 32 bits in x2APIC mode (KVM_CAP_X2APIC_API). */
-  getPage(): Uint8Array {
-    const page = new Uint8Array(LAPIC_PAGE_SIZE);
-    const data = new DataView(page.buffer);
-    for (let offset = 0; offset < LAPIC_PAGE_SIZE; offset += 16) {
-      data.setUint32(offset, this.#read(offset) ?? 0, true);
-    }
-    return page;
-  }
-
-  /**
-   * KVM_SET_LAPIC, after IA32_APIC_BASE has been set. The timer goes on from the page's current count.
-   * Throws `RangeError` where the page is not 1 KiB.
-   */
-  setPage(page: Uint8Array): void {
-    if (page.length !== LAPIC_PAGE_SIZE) throw new RangeError(`local APIC state of ${page.length} bytes`);
-    const data = new DataView(page.buffer, page.byteOffset, page.length);
-    const at = (offset: number) => data.getUint32(offset, true);
-    const state = this.#state;
-    state.id = this.x2apic ? this.vcpu : at(LapicReg.ID) >>> 24;
-    state.tpr = at(LapicReg.TPR) & 0xff;
-    state.ldr = (at(LapicReg.LDR) & 0xff000000) >>> 0;
-    state.dfr = at(LapicReg.DFR) >>> 28;
-    state.svr = at(LapicReg.SVR) & SVR_WRITABLE;
-    state.esr = at(LapicReg.ESR);
-    state.icrLow = at(LapicReg.ICR) & ICR_WRITABLE;
-    state.icrHigh = at(LapicReg.ICR_HIGH);
-    for (let word = 0; word < VECTOR_WORDS; word++) {
-      // Bits of illegal vectors would never be delivered.
-      const legal = word === 0 ? ~0xffff : ~0;
-      this.#isr.setWord(word, at(LapicReg.ISR + 16 * word) & legal);
-      this.#irr.setWord(word, at(LapicReg.IRR + 16 * word) & legal);
-      Atomics.store(this.#words, this.#tmr + word, at(LapicReg.TMR + 16 * word));
-    }
-    this.timer.stop();
-    // As they are: after reset LINT0 is open although software disable would mask it.
-    for (const [index, entry] of LVT_ENTRIES.entries()) state.lvt[index] = at(entry.offset) & entry.writable;
-    state.timerInitial = at(LapicReg.TIMER_INITIAL);
-    state.timerDivide = at(LapicReg.TIMER_DIVIDE) & DCR_WRITABLE;
-    this.timer.resume(at(LapicReg.TIMER_CURRENT));
-    this.#signals.interrupt(this.vcpu);
   }
 }
 

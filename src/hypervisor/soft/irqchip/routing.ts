@@ -53,6 +53,14 @@ const ROUTING_STATE = new Layout("irq-routing", {
   addressHigh: array("u32", MAX_ROUTES),
 });
 
+/** A route as it is in shared memory. */
+interface Target {
+  readonly kind: number;
+  readonly data: number;
+  readonly addressLow: number;
+  readonly addressHigh: number;
+}
+
 /**
  * The table of a PC: GSIs 0 to 15 to both kinds of controller and 16 to 23 to the IOAPIC. The PIT's GSI 0 is IOAPIC pin
  * 2 (MADT override), and GSI 2, the cascade, is not routed.
@@ -75,8 +83,8 @@ export class IrqRouting {
   readonly #lock: Mutex;
   readonly #words: Int32Array;
   readonly #generationWord: number;
-  /** Indices into the table by GSI, as of `#seen`. */
-  #byGsi = new Map<number, number[]>();
+  /** The table by GSI, as it was at generation `#seen`: one thread's lines never meet a table half replaced. */
+  #byGsi = new Map<number, Target[]>();
   #seen = -1;
 
   constructor(
@@ -121,19 +129,24 @@ export class IrqRouting {
     });
   }
 
-  #routes(gsi: number): readonly number[] | undefined {
+  #routes(gsi: number): readonly Target[] | undefined {
     if (Atomics.load(this.#words, this.#generationWord) !== this.#seen) this.#refresh();
     return this.#byGsi.get(gsi);
   }
 
   #refresh(): void {
     this.#lock.with(() => {
-      const { count, gsi } = this.#state;
-      const byGsi = new Map<number, number[]>();
+      const { count, gsi, kind, data, addressLow, addressHigh } = this.#state;
+      const byGsi = new Map<number, Target[]>();
       for (let i = 0; i < count; i++) {
-        const routes = byGsi.get(gsi[i]);
-        if (routes === undefined) byGsi.set(gsi[i], [i]);
-        else routes.push(i);
+        const targets = byGsi.get(gsi[i]) ?? [];
+        targets.push({
+          kind: kind[i],
+          data: data[i],
+          addressLow: addressLow[i],
+          addressHigh: addressHigh[i],
+        });
+        byGsi.set(gsi[i], targets);
       }
       this.#byGsi = byGsi;
       this.#seen = Atomics.load(this.#words, this.#generationWord);
@@ -142,22 +155,21 @@ export class IrqRouting {
 
   /** KVM_IRQ_LINE: every route of the GSI gets the level; an MSI goes out when it is high. Unknown GSIs lead nowhere. */
   setIrqLine(gsi: number, level: boolean): void {
-    const routes = this.#routes(gsi);
-    if (routes === undefined) return;
-    const { kind, data, addressLow, addressHigh } = this.#state;
-    for (const i of routes) {
-      switch (kind[i]) {
+    const targets = this.#routes(gsi);
+    if (targets === undefined) return;
+    for (const { kind, data, addressLow, addressHigh } of targets) {
+      switch (kind) {
         case Kind.PIC_MASTER:
-          this.pic.setIrq(data[i], level);
+          this.pic.setIrq(data, level);
           break;
         case Kind.PIC_SLAVE:
-          this.pic.setIrq(PIC_PINS + data[i], level);
+          this.pic.setIrq(PIC_PINS + data, level);
           break;
         case Kind.IOAPIC:
-          this.ioapic.setPin(data[i], level);
+          this.ioapic.setPin(data, level);
           break;
         case Kind.MSI:
-          if (level) this.#signal(addressLow[i], addressHigh[i], data[i]);
+          if (level) this.#signal(addressLow, addressHigh, data);
           break;
       }
     }
