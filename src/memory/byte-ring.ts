@@ -3,6 +3,7 @@
  * get from the vCPU that writes them to the thread that owns the terminal, and back.
  */
 import { Layout, type ViewOf } from "./layout.js";
+import { aboutToWait } from "./mutex.js";
 import type { SharedMemory } from "./shared-memory.js";
 import type { StateAllocator } from "./state-allocator.js";
 
@@ -59,15 +60,47 @@ export class ByteRing {
     return count;
   }
 
+  /** Store one byte; false where the ring is full. Allocates nothing. Wakes the reader. */
+  writeByte(byte: number): boolean {
+    if (this.space === 0) return false;
+    const head = Atomics.load(this.#words, this.#head);
+    this.#bytes[head & (this.capacity - 1)] = byte;
+    Atomics.store(this.#words, this.#head, (head + 1) | 0);
+    Atomics.notify(this.#words, this.#head);
+    return true;
+  }
+
+  /** Take out one byte, or -1 where there is none. Allocates nothing. Wakes a waiting writer. */
+  readByte(): number {
+    if (this.length === 0) return -1;
+    const tail = Atomics.load(this.#words, this.#tail);
+    const byte = this.#bytes[tail & (this.capacity - 1)];
+    Atomics.store(this.#words, this.#tail, (tail + 1) | 0);
+    Atomics.notify(this.#words, this.#tail);
+    return byte;
+  }
+
+  /** Sleep until the reader has made room or closed the ring, or for `milliseconds`. No lock may be held. */
+  waitForSpace(milliseconds = 100): void {
+    const tail = Atomics.load(this.#words, this.#tail);
+    if (this.space > 0 || this.isClosed) return;
+    aboutToWait("byte ring");
+    Atomics.wait(this.#words, this.#tail, tail, milliseconds);
+  }
+
+  /** Whether the reader said that it is gone. */
+  get isClosed(): boolean {
+    return Atomics.load(this.#words, this.#closed) !== 0;
+  }
+
   /** Store all of `source`, waiting for the reader where the ring is full. False once the reader closed it. */
   writeAll(source: Uint8Array): boolean {
     let at = 0;
     while (at < source.length) {
-      if (Atomics.load(this.#words, this.#closed) !== 0) return false;
-      const tail = Atomics.load(this.#words, this.#tail);
+      if (this.isClosed) return false;
       const written = this.write(source.subarray(at));
       at += written;
-      if (written === 0) Atomics.wait(this.#words, this.#tail, tail, 100);
+      if (written === 0) this.waitForSpace();
     }
     return true;
   }

@@ -12,6 +12,8 @@ export interface LockObserver {
   acquiring(lockClass: string, address: number): void;
   acquired(lockClass: string, address: number): void;
   released(lockClass: string, address: number): void;
+  /** The thread is about to sleep for something other than a mutex: no lock may be held. */
+  waiting(what: string): void;
 }
 
 let observer: LockObserver | undefined;
@@ -19,6 +21,11 @@ let observer: LockObserver | undefined;
 /** Report every lock operation of this thread to `next`; `undefined` ends it. */
 export function observeLocks(next: LockObserver | undefined): void {
   observer = next;
+}
+
+/** To be called before each sleep that may be long (`Atomics.wait` for bytes, deadlines, guests), naming its cause. */
+export function aboutToWait(what: string): void {
+  observer?.waiting(what);
 }
 
 export class Mutex {

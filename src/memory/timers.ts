@@ -6,7 +6,7 @@
  */
 import type { Clock } from "./clock.js";
 import { array, Layout, type ViewOf } from "./layout.js";
-import { Mutex } from "./mutex.js";
+import { aboutToWait, Mutex } from "./mutex.js";
 import type { SharedMemory } from "./shared-memory.js";
 import type { StateAllocator } from "./state-allocator.js";
 
@@ -120,7 +120,9 @@ export class Timers {
       const next = this.expire();
       if (Atomics.load(this.#words, this.#stop) !== 0) return;
       const milliseconds = (next - this.clock.now()) / 1e6;
-      if (milliseconds > 0) Atomics.wait(this.#words, this.#wake, seen, milliseconds);
+      if (milliseconds <= 0) continue;
+      aboutToWait("timers");
+      Atomics.wait(this.#words, this.#wake, seen, milliseconds);
     }
   }
 
