@@ -11,6 +11,7 @@ import { Mutex } from "../memory/mutex.js";
 import type { StateAllocator } from "../memory/state-allocator.js";
 import type { Timer, Timers } from "../memory/timers.js";
 import type { AccessSize, BusDevice } from "./bus.js";
+import type { InterruptLine } from "./interrupt-line.js";
 
 /** First port of the block, and how many ports it has. */
 export const ACPI_PM_PORT = 0x600;
@@ -66,11 +67,6 @@ const TICKS_PER_NANOSECOND = PM_TIMER_HZ / 1e9;
 const TIMER_RANGE = 2 ** 32;
 /** TMR_STS is set whenever the highest bit of the 32-bit counter changes, which is every 2^31 ticks (10 minutes). */
 const TICKS_PER_CARRY = 2 ** 31;
-
-/** A wire to an interrupt controller. */
-export interface InterruptLine {
-  set(level: boolean): void;
-}
 
 const ACPI_PM = new Layout("acpi-pm", {
   lock: "u32",
