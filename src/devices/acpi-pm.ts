@@ -1,9 +1,10 @@
 /**
- * ACPI fixed hardware: the PM1 event and control register blocks, the power management timer and the fixed-feature
- * power button. ACPI 6.5, 4.8.2 (features) and 4.8.3 (registers).
+ * ACPI fixed hardware: the PM1 event and control register blocks, the power management timer and the
+ * fixed-feature power button. ACPI 6.5, 4.8.2 (features) and 4.8.3 (registers).
  *
- * The machine has no system management mode: SMI_CMD in the FADT is 0, hardware is in ACPI mode from the start, and
- * SCI_EN is read-only 1. Of the sleeping states there is S5, soft off. There is no general-purpose event block.
+ * The machine has no system management mode: SMI_CMD in the FADT is 0, hardware is in ACPI mode from the
+ * start, and SCI_EN is read-only 1. Of the sleeping states there is S5, soft off. There is no general-purpose
+ * event block.
  */
 import type { Clock } from "../memory/clock.js";
 import { Layout, type ViewOf } from "../memory/layout.js";
@@ -17,7 +18,9 @@ import type { InterruptLine } from "./interrupt-line.js";
 export const ACPI_PM_PORT = 0x600;
 export const ACPI_PM_PORT_COUNT = 12;
 
-/** Where each register block is, as offset from `ACPI_PM_PORT`, and its length in bytes: the FADT's fields. */
+/**
+ * Where each register block is, as offset from `ACPI_PM_PORT`, and its length in bytes: the FADT's fields.
+ */
 export const PmBlock = {
   PM1_EVENT: { offset: 0, length: 4 },
   PM1_CONTROL: { offset: 4, length: 2 },
@@ -31,7 +34,9 @@ const CONTROL = PmBlock.PM1_CONTROL.offset;
 const TIMER_LOW = PmBlock.TIMER.offset;
 const TIMER_HIGH = PmBlock.TIMER.offset + 2;
 
-/** The GSI of the system control interrupt, level-triggered and active high (MADT interrupt source override). */
+/**
+ * The GSI of the system control interrupt, level-triggered and active high (MADT interrupt source override).
+ */
 export const SCI_GSI = 9;
 
 /** SLP_TYP of S5; `\_S5` in the DSDT names it. No other sleeping state exists. */
@@ -45,8 +50,9 @@ export const Pm1Event = {
   RTC: 1 << 10,
 } as const;
 /**
- * The events that can be enabled. GBL_STS and RTC_STS are never set (there is no firmware that could contend for the global lock,
- * and the FADT's FIX_RTC says that the alarm does not come here), but OSPM enables both and checks that it could.
+ * The events that can be enabled. GBL_STS and RTC_STS are never set (there is no firmware that could contend
+ * for the global lock, and the FADT's FIX_RTC says that the alarm does not come here), but OSPM enables both
+ * and checks that it could.
  */
 const EVENT_MASK = Pm1Event.TIMER | Pm1Event.GLOBAL_LOCK | Pm1Event.POWER_BUTTON | Pm1Event.RTC;
 
@@ -65,7 +71,10 @@ const CONTROL_WRITABLE = Pm1Control.BUS_MASTER_RELOAD | Pm1Control.SLEEP_TYPE;
 export const PM_TIMER_HZ = 3579545;
 const TICKS_PER_NANOSECOND = PM_TIMER_HZ / 1e9;
 const TIMER_RANGE = 2 ** 32;
-/** TMR_STS is set whenever the highest bit of the 32-bit counter changes, which is every 2^31 ticks (10 minutes). */
+/**
+ * TMR_STS is set whenever the highest bit of the 32-bit counter changes, which is every 2^31 ticks (10
+ * minutes).
+ */
 const TICKS_PER_CARRY = 2 ** 31;
 
 const ACPI_PM = new Layout("acpi-pm", {
@@ -118,7 +127,9 @@ export class AcpiPm implements BusDevice {
     });
   }
 
-  /** Registers may be accessed whole or in parts (4.8.3: byte or word); ports between the blocks read as ones. */
+  /**
+   * Registers may be accessed whole or in parts (4.8.3: byte or word); ports between the blocks read as ones.
+   */
   read(offset: number, size: AccessSize): number {
     return this.#lock.with(() => {
       this.#update();
@@ -181,14 +192,19 @@ export class AcpiPm implements BusDevice {
     }
   }
 
-  /** Ticks since the epoch. The clocks of two threads may differ by a few ticks; the counter must not go back. */
+  /**
+   * Ticks since the epoch. The clocks of two threads may differ by a few ticks; the counter must not go back.
+   */
   #countTicks(): number {
     const ticks = Math.floor(this.#clock.now() * TICKS_PER_NANOSECOND);
     if (ticks > this.#state.ticks) this.#state.ticks = ticks;
     return this.#state.ticks;
   }
 
-  /** With the lock held: bring TMR_STS, its deadline and the SCI line in line with the counter and the registers. */
+  /**
+   * With the lock held: bring TMR_STS, its deadline and the SCI line in line with the counter and the
+   * registers.
+   */
   #update(): void {
     const state = this.#state;
     const carries = Math.floor(this.#countTicks() / TICKS_PER_CARRY);

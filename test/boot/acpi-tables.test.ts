@@ -1,6 +1,6 @@
 /**
- * The ACPI tables as a kernel finds them: from the RSDP on, against ACPI 6.5, 5.2, and with ACPICA's own tools where they
- * are installed (package acpica-tools).
+ * The ACPI tables as a kernel finds them: from the RSDP on, against ACPI 6.5, 5.2, and with ACPICA's own
+ * tools where they are installed (package acpica-tools).
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
@@ -266,6 +266,34 @@ describe("MCFG", () => {
     assert.equal(mcfg.subarray(36).toString("hex"), `${"00".repeat(8)}000000e0000000000000${"00ff"}00000000`);
     assert.equal(tables({ cpus: 1, pci: false }).has("MCFG"), false);
   });
+});
+
+test("DSDT: each device has the ports, interrupts and memory of the machine's address map", () => {
+  // Descriptors as 6.4 lays them out, each with the end tag: a device's whole _CRS.
+  const serial = (port: string, irqs: string) => `4701${port}${port}010823${irqs}117900`;
+  const expected = {
+    COM1: serial("f803", "1000"),
+    COM2: serial("f802", "0800"),
+    COM3: serial("e803", "1000"),
+    COM4: serial("e802", "0800"),
+    RTC_: "4701700070000102220001" + "7900",
+    KBD_: "4701600060000101" + "4701640064000101" + "220200" + "7900",
+    MOU_: "220010" + "7900",
+    MBRD: "86090001000000e000000010" + "7900",
+  };
+  const dsdt = get(tables({ cpus: 1 }), "DSDT").toString("hex");
+  for (const [device, resources] of Object.entries(expected)) {
+    const start = dsdt.indexOf(Buffer.from(device).toString("hex"));
+    const found = dsdt.indexOf(Buffer.from("_CRS").toString("hex"), start);
+    assert.ok(start > 0 && found > start, device);
+    // After the name: BufferOp, a one-byte PkgLength, a BytePrefix and the length.
+    assert.equal(dsdt.substr(found + 8 + 8, resources.length), resources, device);
+  }
+});
+
+test("DSDT: an interrupt that no other port uses is not shared", () => {
+  const dsdt = get(tables({ cpus: 1, serialPorts: [{ port: 0x3f8, irq: 4 }] }), "DSDT").toString("hex");
+  assert.ok(dsdt.includes("4701f803f8030108" + "221000" + "7900"));
 });
 
 /** Runs a tool of acpica-tools in a directory that holds the tables, or skips the test. */

@@ -1,6 +1,6 @@
 /**
- * The host bridge against PCI Local Bus Specification 3.0, 3.2.2.3.2 (configuration mechanism #1), PCI Express Base 4.0,
- * 7.2.2 (ECAM) and the ICH9 data sheet, 13.7.5 (reset control register).
+ * The host bridge against PCI Local Bus Specification 3.0, 3.2.2.3.2 (configuration mechanism #1), PCI
+ * Express Base 4.0, 7.2.2 (ECAM) and the ICH9 data sheet, 13.7 (RST_CNT) (reset control register).
  */
 import assert from "node:assert/strict";
 import { beforeEach, describe, test } from "node:test";

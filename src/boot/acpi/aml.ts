@@ -1,6 +1,7 @@
 /**
- * A writer of AML, the byte code of definition blocks: ACPI 6.5, chapter 20. Each function makes one term; terms are
- * plain bytes and are put together by nesting the calls, so a table reads like the ASL it stands for.
+ * A writer of AML, the byte code of definition blocks: ACPI 6.5, chapter 20. Each function makes one term;
+ * terms are plain bytes and are put together by nesting the calls, so a table reads like the ASL it stands
+ * for.
  */
 
 /** The bytes of one AML term. */
@@ -109,8 +110,8 @@ function term(value: AmlValue): Aml {
 }
 
 /**
- * `body` after its PkgLength, which counts itself (20.2.4): up to 63 in one byte; above, the low 4 bits in the first
- * byte, whose top 2 bits say how many bytes of 8 more bits each follow.
+ * `body` after its PkgLength, which counts itself (20.2.4): up to 63 in one byte; above, the low 4 bits in
+ * the first byte, whose top 2 bits say how many bytes of 8 more bits each follow.
  */
 export function withPackageLength(body: Aml): Aml {
   if (body.length + 1 <= 0x3f) return concat(bytes(body.length + 1), body);
@@ -134,7 +135,10 @@ export function name(objectName: string, value: AmlValue): Aml {
   return concat(bytes(Op.NAME), path(objectName), term(value));
 }
 
-/** `serialized` is needed where the method creates named objects, so that it cannot be entered twice at a time. */
+/**
+ * `serialized` is needed where the method creates named objects, so that it cannot be entered twice at a
+ * time.
+ */
 export function method(
   methodName: string,
   { args = 0, serialized = false }: { args?: number; serialized?: boolean },
@@ -162,7 +166,7 @@ export function resourceTemplate(...descriptors: readonly Uint8Array[]): Aml {
   return buffer(concat(...descriptors, bytes(0x79, 0)));
 }
 
-/** EISAID("PNP0A08"): three letters of 5 bits and four hexadecimal digits, high byte first (19.6.36). */
+/** EISAID("PNP0A08"): three letters of 5 bits and four hexadecimal digits, high byte first (19.6, EISAID). */
 export function eisaId(id: string): Aml {
   if (!/^[A-Z]{3}[0-9A-F]{4}$/.test(id)) throw new RangeError(`"${id}" is no EISA ID`);
   const letter = (i: number) => id.charCodeAt(i) - 0x40;
@@ -171,7 +175,10 @@ export function eisaId(id: string): Aml {
   return bytes(Op.DWORD_PREFIX, vendor >> 8, vendor & 0xff, product >> 8, product & 0xff);
 }
 
-/** ToUUID("aabbccdd-eeff-gghh-iijj-kkllmmnnoopp"): a buffer with the first three groups byte-swapped (19.6.144). */
+/**
+ * ToUUID("aabbccdd-eeff-gghh-iijj-kkllmmnnoopp"): a buffer with the first three groups byte-swapped
+ * (19.6, ToUUID).
+ */
 export function uuid(text: string): Aml {
   if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text))
     throw new RangeError(`"${text}" is no UUID`);

@@ -1,8 +1,9 @@
 /**
- * The contents of the DSDT: the machine's devices as AML. ACPI 6.5, chapters 5, 6 and 8; PCI Firmware Specification 3.2,
- * chapter 4 (host bridges, _OSC, how ECAM is reported).
+ * The contents of the DSDT: the machine's devices as AML. ACPI 6.5, chapters 5, 6 and 8; PCI Firmware
+ * Specification 3.2, chapter 4 (host bridges, _OSC, how ECAM is reported).
  *
- * The power button is a fixed-feature button (ACPI 6.5, 4.8.2.2.1.1): the FADT declares it, so it has no device here.
+ * The power button is a fixed-feature button (ACPI 6.5, 4.8.2.2.1.1): the FADT declares it, so it has no
+ * device here.
  */
 import { SLEEP_TYPE_S5 } from "../../devices/acpi-pm.js";
 import {
@@ -94,8 +95,8 @@ function pciHostBridge({ pciHighWindow }: Platform): Aml {
 }
 
 /**
- * _OSC: the guest may have every PCI Express feature that it asks for, as there is no firmware that would use it.
- * Arguments: UUID, revision, count of dwords, buffer of dwords (status, support, control).
+ * _OSC: the guest may have every PCI Express feature that it asks for, as there is no firmware that would use
+ * it. Arguments: UUID, revision, count of dwords, buffer of dwords (status, support, control).
  */
 function pciOsc(): Aml {
   return method(
@@ -115,8 +116,8 @@ function pciOsc(): Aml {
 }
 
 /**
- * _PRT: the four pins of each device go straight to I/O APIC inputs. They are not wired to the 8259s, so there is one
- * routing for every interrupt model and no need for \_PIC.
+ * _PRT: the four pins of each device go straight to I/O APIC inputs. They are not wired to the 8259s, so
+ * there is one routing for every interrupt model and no need for \_PIC.
  */
 function pciRouting(): Aml {
   const routes: Aml[] = [];

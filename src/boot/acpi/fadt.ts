@@ -97,7 +97,10 @@ export function fadt(machine: Platform, facs: number, dsdt: number): Uint8Array 
   return table("FACP", FADT_REVISION, body.bytes());
 }
 
-/** The FACS has no common header and no checksum. It must lie on a 64-byte boundary, in memory that OSPM can write. */
+/**
+ * The FACS has no common header and no checksum. It must lie on a 64-byte boundary, in memory that OSPM can
+ * write.
+ */
 export function facs(): Uint8Array {
   return new TableWriter()
     .text("FACS", 4)

@@ -25,7 +25,10 @@ export interface AcpiOptions {
   readonly i8042?: boolean;
   /** PCI host bridge with ECAM; default true. */
   readonly pci?: boolean;
-  /** Where 64-bit memory regions of PCI functions may go: above RAM, within the processor's physical addresses. */
+  /**
+   * Where 64-bit memory regions of PCI functions may go: above RAM, within the processor's physical
+   * addresses.
+   */
   readonly pciHighWindow?: { readonly base: number; readonly size: number };
 }
 

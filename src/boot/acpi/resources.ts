@@ -16,7 +16,9 @@ const ADDRESS_SPACE = {
 
 /** Resource type of an address space descriptor. */
 const SpaceType = { MEMORY: 0, IO: 1, BUS_NUMBER: 2 } as const;
-/** General flags: _MIF and _MAF, both ends of the range are fixed; the device is a producer; positive decode. */
+/**
+ * General flags: _MIF and _MAF, both ends of the range are fixed; the device is a producer; positive decode.
+ */
 const RANGE_FIXED = (1 << 2) | (1 << 3);
 /** Type-specific flags: read-write and non-cacheable memory (6.4.3.5.5); the entire I/O range (6.4.3.5.6). */
 const MEMORY_READ_WRITE = 1;

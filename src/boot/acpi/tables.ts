@@ -1,6 +1,6 @@
 /**
- * All ACPI tables of the machine, placed where kernels look for the RSDP: 0xE0000 to 0xFFFFF, on a 16-byte boundary
- * (ACPI 6.5, 5.2.5.1). The whole range is to be reported as reserved in the E820 map.
+ * All ACPI tables of the machine, placed where kernels look for the RSDP: 0xE0000 to 0xFFFFF, on a 16-byte
+ * boundary (ACPI 6.5, 5.2.5.1). The whole range is to be reported as reserved in the E820 map.
  */
 import { ECAM_BASE, ECAM_BUSES } from "../../devices/pci/host-bridge.js";
 import { type GuestMemory, gpa } from "../../memory/guest-memory.js";
@@ -38,8 +38,8 @@ export interface AcpiTables {
 }
 
 /**
- * Write all tables to guest memory. Throws `RangeError` where they do not fit below `ACPI_TABLES_END` (above about
- * 2,000 processors) and `GuestMemoryError` where there is no RAM.
+ * Write all tables to guest memory. Throws `RangeError` where they do not fit below `ACPI_TABLES_END` (above
+ * about 2,000 processors) and `GuestMemoryError` where there is no RAM.
  */
 export function writeAcpiTables(memory: GuestMemory, options: AcpiOptions): AcpiTables {
   const machine = platform(options);

@@ -23,7 +23,9 @@ export interface PlacedCapability extends CapabilityDefinition {
   readonly next: number;
 }
 
-/** Give each capability its dword-aligned place after the header. Throws `RangeError` where they do not fit. */
+/**
+ * Give each capability its dword-aligned place after the header. Throws `RangeError` where they do not fit.
+ */
 export function placeCapabilities(capabilities: readonly CapabilityDefinition[]): PlacedCapability[] {
   const offsets: number[] = [];
   let at: number = ConfigOffset.DEVICE_SPECIFIC;

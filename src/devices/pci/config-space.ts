@@ -1,9 +1,10 @@
 /**
- * The configuration space of one PCI function with a type 0 header, in shared memory: PCI Local Bus Specification 3.0,
- * chapter 6; PCI Express Base 4.0, 7.2 (the extended part) and 7.5.1.
+ * The configuration space of one PCI function with a type 0 header, in shared memory: PCI Local Bus
+ * Specification 3.0, chapter 6; PCI Express Base 4.0, 7.2 (the extended part) and 7.5.1.
  *
- * What software may change is held as masks a byte, made from the tables of registers, base address registers and
- * capabilities: a write takes `writable` bits, clears `writeOneToClear` bits that are written 1, and leaves the rest.
+ * What software may change is held as masks a byte, made from the tables of registers, base address registers
+ * and capabilities: a write takes `writable` bits, clears `writeOneToClear` bits that are written 1, and
+ * leaves the rest.
  */
 import { array, Layout, type ViewOf } from "../../memory/layout.js";
 import { Mutex } from "../../memory/mutex.js";
@@ -51,7 +52,10 @@ const PCI_CONFIG = new Layout("pci-config", {
   registers: array("u8", CONFIG_SPACE_SIZE),
 });
 
-/** Whether an access stays within one dword: only such a one is a configuration request (PCIe Base 4.0, 7.2.2). */
+/**
+ * Whether an access stays within one dword: only such a one is a configuration request (PCIe Base 4.0,
+ * 7.2.2).
+ */
 export function withinDword(offset: number, size: number): boolean {
   return (offset & 3) + size <= 4;
 }
@@ -98,7 +102,10 @@ export class ConfigSpace implements PciFunction {
     });
   }
 
-  /** Where the region of base address register `index` is now, or undefined while the function does not decode it. */
+  /**
+   * Where the region of base address register `index` is now, or undefined while the function does not decode
+   * it.
+   */
   regionAddress(index: number): number | undefined {
     const bar = this.#bars.find((candidate) => candidate.index === index);
     if (bar === undefined) return undefined;

@@ -3,8 +3,8 @@
  *
  * - Configuration mechanism #1, ports 0xCF8 and 0xCFC: PCI Local Bus Specification 3.0, 3.2.2.3.2.
  * - Enhanced configuration access mechanism (ECAM), a memory window: PCI Express Base 4.0, 7.2.2.
- * - Reset control register, port 0xCF9: Intel I/O Controller Hub 9 data sheet, 13.7.5. It hides under CONFIG_ADDRESS
- *   because that is one only for dword accesses.
+ * - Reset control register, port 0xCF9: Intel I/O Controller Hub 9 data sheet, 13.7 (RST_CNT). It hides under
+ *   CONFIG_ADDRESS because that is one only for dword accesses.
  */
 import { Layout, type ViewOf } from "../../memory/layout.js";
 import { Mutex } from "../../memory/mutex.js";
@@ -31,7 +31,10 @@ const CONFIG_ADDRESS = 0;
 const RESET_CONTROL = 1;
 const CONFIG_DATA = 4;
 
-/** CONFIG_ADDRESS: bit 31 turns accesses to CONFIG_DATA into configuration requests; bits 30–24 and 1–0 read as 0. */
+/**
+ * CONFIG_ADDRESS: bit 31 turns accesses to CONFIG_DATA into configuration requests; bits 30–24 and 1–0 read
+ * as 0.
+ */
 const CONFIG_ENABLE = 0x80000000;
 const CONFIG_ADDRESS_MASK = 0x80fffffc;
 
@@ -48,8 +51,8 @@ export const ResetControl = {
 const RESET_CONTROL_MASK = ResetControl.SYSTEM | ResetControl.CPU | ResetControl.FULL;
 
 /**
- * The identity of the host bridge: Intel's 0x0D57, a bridge without any register of its own, which other small
- * virtual machine monitors show too. No operating system has a driver for it or looks for quirks.
+ * The identity of the host bridge: Intel's 0x0D57, a bridge without any register of its own, which other
+ * small virtual machine monitors show too. No operating system has a driver for it or looks for quirks.
  */
 const HOST_BRIDGE_VENDOR = 0x8086;
 const HOST_BRIDGE_DEVICE = 0x0d57;
@@ -60,7 +63,7 @@ const CLASS_HOST_BRIDGE = 0x060000;
 const INTX_GSI_BASE = 16;
 const INTX_GSI_COUNT = 8;
 
-/** The GSI of a pin (0: INTA# to 3: INTD#) of a device on bus 0; _PRT in the DSDT says the same. Level, active low. */
+/** The GSI of a pin (0: INTA# to 3: INTD#) of a device on bus 0; _PRT in the DSDT says the same. */
 export function intxGsi(device: number, pin: number): number {
   return INTX_GSI_BASE + ((device + pin) % INTX_GSI_COUNT);
 }
@@ -68,7 +71,7 @@ export function intxGsi(device: number, pin: number): number {
 const DEVICES_PER_BUS = 32;
 const FUNCTIONS_PER_DEVICE = 8;
 
-/** What a read gives that no function answers: the master abort's all ones (PCI 3.0, 3.2.2.3.4). */
+/** What a read gives that no function answers: the master abort's all ones (PCI 3.0, 6.1). */
 const ALL_ONES: Record<AccessSize, number> = { 1: 0xff, 2: 0xffff, 4: 0xffffffff };
 
 const PCI_HOST = new Layout("pci-host", { lock: "u32", configAddress: "u32", resetControl: "u8" });
@@ -101,7 +104,8 @@ export class PciHostBridge {
       vendorId: HOST_BRIDGE_VENDOR,
       deviceId: HOST_BRIDGE_DEVICE,
       classCode: CLASS_HOST_BRIDGE,
-      // A host bridge forwards to memory and from bus masters whatever is written here, as Intel's bridges say.
+      // A host bridge forwards to memory and from bus masters whatever is written here, as Intel's bridges
+      // say.
       alwaysOn: Command.MEMORY_SPACE | Command.BUS_MASTER,
     });
     this.addFunction(0, 0, this.#function);
@@ -169,8 +173,8 @@ export class PciHostBridge {
       this.#state.resetControl = value & RESET_CONTROL_MASK;
       return (~before & value & ResetControl.CPU) !== 0;
     });
-    // With SYS_RST clear hardware would only INIT the processors; firmware would then start the machine over, so the
-    // two are one here.
+    // With SYS_RST clear hardware would only INIT the processors; firmware would then start the machine over,
+    // so the two are one here.
     if (starts) this.#onReset();
   }
 }

@@ -1,6 +1,7 @@
 /**
- * The registers of a type 0 configuration space header, as a table: PCI Local Bus Specification 3.0, 6.1 (figure 6-1)
- * and 6.2, with what PCI Express Base 4.0, 7.5.1 made read-only zero (latency timer, fast back-to-back …).
+ * The registers of a type 0 configuration space header, as a table: PCI Local Bus Specification 3.0, 6.1
+ * (figure 6-1) and 6.2, with what PCI Express Base 4.0, 7.5.1 made read-only zero (latency timer, fast
+ * back-to-back …).
  */
 
 /** Bytes of a function's configuration space, the PCI Express extended part included (PCIe Base 4.0, 7.2). */
@@ -54,7 +55,9 @@ export const Status = {
 /** Header type, PCI 3.0, 6.2.1: bit 7 of function 0 says that the device has further functions. */
 export const MULTIFUNCTION = 0x80;
 
-/** A register that software may write: which bits take what is written, and which are cleared by writing 1. */
+/**
+ * A register that software may write: which bits take what is written, and which are cleared by writing 1.
+ */
 export interface WritableRegister {
   readonly offset: number;
   readonly size: 1 | 2 | 4;
@@ -67,7 +70,8 @@ export const TYPE0_WRITABLE: readonly WritableRegister[] = [
   {
     offset: ConfigOffset.COMMAND,
     size: 2,
-    // The enable bits of address spaces that a function does not decode stay read-only zero (6.2.2): see ConfigSpace.
+    // The enable bits of address spaces that a function does not decode stay read-only zero (6.2.2): see
+    // ConfigSpace.
     writable: Command.BUS_MASTER | Command.PARITY_ERROR_RESPONSE | Command.SERR_ENABLE,
     writeOneToClear: 0,
   },
