@@ -1,0 +1,328 @@
+/**
+ * The software CPU's guest-visible state, one record a vCPU in shared memory (DESIGN, law 2), and the constants that
+ * translated code and TypeScript share. Translated code gets the record's address as its first parameter (`cpu`).
+ */
+import { array, Layout, type ViewOf } from "../../memory/layout.js";
+
+/** Segment registers in the order of their encoding (SDM vol. 2, 2.1.5), then the system ones. */
+export const Seg = { ES: 0, CS: 1, SS: 2, DS: 3, FS: 4, GS: 5, LDTR: 6, TR: 7 } as const;
+export type Seg = (typeof Seg)[keyof typeof Seg];
+
+/** General registers in the order of their encoding (SDM vol. 2, table 2-2). */
+export const Gpr = { RAX: 0, RCX: 1, RDX: 2, RBX: 3, RSP: 4, RBP: 5, RSI: 6, RDI: 7 } as const;
+
+export const VCPU_STATE = new Layout("soft-vcpu", {
+  gpr: array("u64", 16),
+  /** Always zero: what an absent base or index register reads. */
+  zero: "u64",
+  /** Value of RIP at offset 0 of the code page being run: RIP = pageRip + the record's page offset. */
+  pageRip: "u64",
+  /** Linear address computed by an effective-address record for the record after it. */
+  ea: "u64",
+  /** Segment bases, by `Seg`. */
+  segBase: array("u64", 8),
+  segLimit: array("u32", 8),
+  segSelector: array("u32", 8),
+  /** Access rights as in bits 8–23 of a descriptor's high doubleword, shifted right by 8, and SEG_UNUSABLE. */
+  segAccess: array("u32", 8),
+
+  /** RIP; current only while no guest code runs (in it: pageRip and the record). */
+  rip: "u64",
+
+  // Arithmetic flags as the last instruction left them, each cheap to store and to test:
+  /** ZF is set if and only if this is zero. */
+  flagZ: "u64",
+  /** SF is bit 63; PF is the parity of the low byte. */
+  flagS: "u64",
+  /** CF, 0 or 1. These four bytes can be cleared with one 32-bit store. */
+  flagC: "u8",
+  /** OF, 0 or 1. */
+  flagO: "u8",
+  /** AF is bit 4; the other bits mean nothing. */
+  flagA: "u8",
+  flagPad: "u8",
+  /** The other bits of EFLAGS, in their places; arithmetic flags zero here. */
+  eflags: "u32",
+
+  /** Why guest code was left (`Leave`), 0 while it runs. */
+  leave: "u32",
+  /** Leave.SYSTEM: which operation (`system/` tables). */
+  leaveDetail: "u32",
+  /** Record being executed at a leave of kind FAULT, SYSTEM, IO. */
+  rec: "u32",
+  /** Leave.FAULT: vector and error code (FAULT_NO_ERROR_CODE: none). */
+  faultVector: "u32",
+  faultCode: "u32",
+  /** Set non-zero by any thread to make guest code leave at its next branch: a bit set of `Poll`. */
+  poll: "u32",
+
+  cpl: "u32",
+  /** Linear-memory address of the data TLB and of the fetch TLB in use now; both follow CPL, EFLAGS.AC and CR4. */
+  dtlb: "u32",
+  ftlb: "u32",
+  /** MmuMode in use now. */
+  mmuMode: "u32",
+  /** CodeMode of CS: 0 16-bit, 1 32-bit, 2 64-bit. */
+  codeMode: "u32",
+  /** Mask of the stack pointer: 0xFFFF, 0xFFFFFFFF or all ones. */
+  spMask: "u64",
+  /** Non-zero where an SSE instruction faults: FPU_TRAP_UD or FPU_TRAP_NM. */
+  sseTrap: "u32",
+  /** The same for x87, and for MMX. */
+  fpuTrap: "u32",
+  mmxTrap: "u32",
+  /** A pending unmasked x87 exception that the next waiting x87 instruction raises as #MF (0 or 1). */
+  fpuPending: "u32",
+
+  cr0: "u64",
+  cr2: "u64",
+  cr3: "u64",
+  cr4: "u64",
+  cr8: "u64",
+  efer: "u64",
+  xcr0: "u64",
+  /** PAE page-directory-pointer entries as CR3 was loaded (SDM vol. 3A, 4.4.1). */
+  pdpte: array("u64", 4),
+  gdtrBase: "u64",
+  idtrBase: "u64",
+  gdtrLimit: "u32",
+  idtrLimit: "u32",
+  dr: array("u64", 8),
+
+  // Model-specific registers with plain storage
+  star: "u64",
+  lstar: "u64",
+  cstar: "u64",
+  fmask: "u64",
+  kernelGsBase: "u64",
+  sysenterCs: "u64",
+  sysenterEsp: "u64",
+  sysenterEip: "u64",
+  pat: "u64",
+  tscAux: "u64",
+  miscEnable: "u64",
+  mtrrDefType: "u64",
+  mtrrFixed: array("u64", 11),
+  mtrrVariable: array("u64", 16),
+  /** TSC = clock nanoseconds + this (TSC runs at 1 GHz). */
+  tscOffset: "u64",
+  tscAdjust: "u64",
+  mcgStatus: "u64",
+  specCtrl: "u64",
+
+  // x87 and MMX
+  /** ST/MMX registers by physical number (not relative to TOP), 16 bytes each, 10 used. */
+  fpr: array("u64", 16),
+  fcw: "u32",
+  /** Status word without TOP. */
+  fsw: "u32",
+  /** TOP of stack, 0–7. */
+  ftop: "u32",
+  /** A bit a physical register: 1 is not empty. */
+  ftag: "u32",
+  fop: "u32",
+  fcsSelector: "u32",
+  fdsSelector: "u32",
+  mxcsr: "u32",
+  fip: "u64",
+  fdp: "u64",
+  /** XMM registers, 16 bytes each, then the upper halves of the YMM registers for later. */
+  xmm: array("u64", 32),
+  ymmHigh: array("u64", 32),
+
+  /** Scratch for values wider than 64 bits on slow paths. */
+  scratch: array("u64", 16),
+  /** Results of a page walk: guest-physical address, and WALK_* flags. */
+  walkPhysical: "u64",
+  walkFlags: "u32",
+
+  /** MpState. */
+  mpState: "u32",
+  /** Interrupt shadow: 1 after STI, 2 after MOV SS or POP SS; cleared by the next instruction. */
+  shadow: "u32",
+  nmiMasked: "u32",
+  /** Bit set of events another thread asks for: see `Request`. */
+  requests: "u32",
+  sipiVector: "u32",
+  /** KVM's apic_base copy for quick reads. */
+  apicBase: "u64",
+  /** Bit per DR0–DR3 that is an enabled data or I/O breakpoint. */
+  watchpoints: "u32",
+
+  // Exits that the machine serves, and the replay of accesses already served (provider contract, docs/seam.md)
+  ioPending: "u32",
+  ioData: "u32",
+  mmioCount: "u32",
+  mmioIndex: "u32",
+  mmioData: array("u64", 16),
+
+  /** Instructions that left through JavaScript, page walks, decoded instructions …: see `stat`. */
+  counters: array("f64", 32),
+});
+
+export type VcpuState = ViewOf<typeof VCPU_STATE>;
+
+/** Byte offsets of the fields of `VcpuState`. */
+export const O = VCPU_STATE.offset;
+
+export const gprOffset = (n: number) => O.gpr + 8 * n;
+export const xmmOffset = (n: number) => O.xmm + 16 * n;
+export const fprOffset = (n: number) => O.fpr + 16 * n;
+
+/** Why guest code was left. */
+export const Leave = {
+  NONE: 0,
+  /** An exception: faultVector, faultCode; RIP is the faulting instruction's. */
+  FAULT: 1,
+  /** RIP leads to code that is not decoded yet. */
+  DECODE: 2,
+  /** `poll` was set; RIP is the next instruction's. */
+  POLL: 3,
+  /** An instruction done in TypeScript: leaveDetail. */
+  SYSTEM: 4,
+  /** The instruction at RIP crosses into the next page. */
+  CROSS: 5,
+  /** An MMIO access that the machine has to serve; the instruction will be run again. */
+  MMIO: 6,
+  /** A single-stepped instruction ended; RIP is the next one's. */
+  STEP: 7,
+} as const;
+
+/** Bits of `poll`. */
+export const Poll = { INTERRUPT: 1, REQUEST: 2, KICK: 4, STALE_CODE: 8 } as const;
+
+/** Bits of `requests`. */
+export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16 } as const;
+
+export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
+export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;
+
+/** EFLAGS bits (SDM vol. 1, 3.4.3). */
+export const Eflags = {
+  CF: 1 << 0,
+  FIXED: 1 << 1,
+  PF: 1 << 2,
+  AF: 1 << 4,
+  ZF: 1 << 6,
+  SF: 1 << 7,
+  TF: 1 << 8,
+  IF: 1 << 9,
+  DF: 1 << 10,
+  OF: 1 << 11,
+  IOPL: 3 << 12,
+  NT: 1 << 14,
+  RF: 1 << 16,
+  VM: 1 << 17,
+  AC: 1 << 18,
+  VIF: 1 << 19,
+  VIP: 1 << 20,
+  ID: 1 << 21,
+} as const;
+
+/** Exception vectors (SDM vol. 3A, table 6-1). */
+export const Vector = {
+  DE: 0,
+  DB: 1,
+  NMI: 2,
+  BP: 3,
+  OF: 4,
+  BR: 5,
+  UD: 6,
+  NM: 7,
+  DF: 8,
+  TS: 10,
+  NP: 11,
+  SS: 12,
+  GP: 13,
+  PF: 14,
+  MF: 16,
+  AC: 17,
+  MC: 18,
+  XM: 19,
+} as const;
+
+export const FAULT_NO_ERROR_CODE = 0xffffffff;
+
+export const FpuTrap = { NONE: 0, UD: 1, NM: 2 } as const;
+
+export const Cr0 = {
+  PE: 1 << 0,
+  MP: 1 << 1,
+  EM: 1 << 2,
+  TS: 1 << 3,
+  ET: 1 << 4,
+  NE: 1 << 5,
+  WP: 1 << 16,
+  AM: 1 << 18,
+  NW: 1 << 29,
+  CD: 1 << 30,
+  PG: 0x80000000,
+} as const;
+
+export const Cr4 = {
+  VME: 1 << 0,
+  PVI: 1 << 1,
+  TSD: 1 << 2,
+  DE: 1 << 3,
+  PSE: 1 << 4,
+  PAE: 1 << 5,
+  MCE: 1 << 6,
+  PGE: 1 << 7,
+  PCE: 1 << 8,
+  OSFXSR: 1 << 9,
+  OSXMMEXCPT: 1 << 10,
+  UMIP: 1 << 11,
+  FSGSBASE: 1 << 16,
+  PCIDE: 1 << 17,
+  OSXSAVE: 1 << 18,
+  SMEP: 1 << 20,
+  SMAP: 1 << 21,
+} as const;
+
+export const Efer = { SCE: 1 << 0, LME: 1 << 8, LMA: 1 << 10, NXE: 1 << 11 } as const;
+
+/** Bits of segAccess: type (4), S, DPL (2), P, then AVL, L, D/B, G as in the descriptor. */
+export const Access = {
+  TYPE: 0xf,
+  ACCESSED: 1,
+  WRITABLE: 2,
+  READABLE: 2,
+  EXPAND_DOWN: 4,
+  CONFORMING: 4,
+  CODE: 8,
+  S: 1 << 4,
+  DPL_SHIFT: 5,
+  DPL: 3 << 5,
+  P: 1 << 7,
+  AVL: 1 << 12,
+  L: 1 << 13,
+  DB: 1 << 14,
+  G: 1 << 15,
+  /** Not in a descriptor: a null selector was loaded. */
+  UNUSABLE: 1 << 16,
+} as const;
+
+/** A decoded instruction in linear memory, `RECORD_SIZE` bytes; the next instruction's record follows it. */
+export const RECORD_SIZE = 32;
+export const Rec = {
+  /** u32: index of the handler in the table. */
+  handler: 0,
+  /** i32: displacement of the memory operand. */
+  disp: 4,
+  /** u16: for each operand that is a register, the offset of its value in the vCPU's state (or a register number). */
+  r0: 8,
+  r1: 10,
+  r2: 12,
+  /** u16: offset of the memory operand's base register in the state. */
+  base: 14,
+  /** i64: immediate operand; branches: target relative to pageRip. */
+  imm: 16,
+  /** u16: offset of the instruction's first byte in its page. */
+  pageOffset: 24,
+  /** u8: length in bytes. */
+  length: 26,
+  /** u8: for `system` operations, free use by the definition. */
+  extra: 27,
+  /** u32: record of the branch target in the same page, once known. */
+  link: 28,
+} as const;
