@@ -15,7 +15,9 @@ import { BootError } from "./boot-error.js";
 import { cacheDirectory, exists, makeOnce } from "./cache-directory.js";
 import { CpioArchive } from "./cpio.js";
 import { defaultSuite, extractPackage, PackageSource, type Progress } from "./debian-package.js";
+import { GUEST_STATUS_PROGRAM } from "./guest-command.js";
 import { GUEST_INIT, GUEST_PROFILE } from "./guest-init.js";
+import { statusProgram } from "./guest-status-program.js";
 
 export type { Progress } from "./debian-package.js";
 
@@ -23,9 +25,8 @@ export type { Progress } from "./debian-package.js";
 export const DEFAULT_KERNEL_PACKAGE = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE = "busybox-static";
 
-/** Major and minor numbers of device nodes (Linux, Documentation/admin-guide/devices.txt). */
+/** Major and minor number (Linux, Documentation/admin-guide/devices.txt). */
 const DEV_CONSOLE = [5, 1] as const;
-const DEV_NULL = [1, 3] as const;
 
 /** A kernel in the cache. */
 export interface CachedKernel {
@@ -168,7 +169,6 @@ export function defaultInitramfs(busybox: Uint8Array, applets: readonly string[]
   archive.directory("tmp", 0o1777);
   // The kernel opens /dev/console for /init before anything is mounted.
   archive.device("dev/console", "character", ...DEV_CONSOLE);
-  archive.device("dev/null", "character", ...DEV_NULL, 0o666);
   archive.file("bin/busybox", busybox, 0o755);
   archive.symlink("bin/sh", "/bin/busybox");
   for (const applet of applets) {
@@ -178,6 +178,7 @@ export function defaultInitramfs(busybox: Uint8Array, applets: readonly string[]
   archive.file("etc/group", "root:x:0:\n");
   archive.file("etc/hosts", "127.0.0.1 localhost nlkt\n");
   archive.file("etc/profile", GUEST_PROFILE);
+  archive.file(GUEST_STATUS_PROGRAM, statusProgram(), 0o755);
   archive.file("init", GUEST_INIT, 0o755);
   return archive;
 }

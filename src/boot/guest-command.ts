@@ -5,30 +5,22 @@
  *   /nlkt/environment   shell assignments that /init reads: TERM, the size of the terminal
  *   /nlkt/command       a shell script, run instead of the interactive shell
  *
- * Out: when the command has ended, /init writes its status, one byte, to I/O port `GUEST_STATUS_PORT` through /dev/port
- * and powers the machine off. The status is a shell's: the command's own, or 128 + N if signal N ended it. The port is
+ * Out: when the command has ended, /init writes its status, one byte, to I/O port `GUEST_STATUS_PORT` and powers the machine off. The status is a shell's: the command's own, or 128 + N if signal N ended it. The port is
  * written only by /init, so no output of the command can be mistaken for a status. The machine keeps the last byte
  * written; a machine that ended with none written did not get to the end of its command.
  */
 import { CpioArchive } from "./cpio.js";
 
 /**
- * Write only, one byte. Lies in no range that PC hardware decodes (it is below the PCI window at 0x1000 and beside
- * NLKT's ACPI block at 0x600).
+ * Write only, one byte. In no range that PC hardware decodes, below the PCI window at 0x1000, and clear of
+ * NLKT's and QEMU's devices, so that the guest can be tried under either.
  */
-export const GUEST_STATUS_PORT = 0x0620;
+export const GUEST_STATUS_PORT = 0x0580;
 
+/** Takes a status as its argument and writes it to the port: guest-status-program.ts. */
+export const GUEST_STATUS_PROGRAM = "/nlkt/report-status";
 export const GUEST_COMMAND_FILE = "/nlkt/command";
 export const GUEST_ENVIRONMENT_FILE = "/nlkt/environment";
-
-/**
- * A shell function for /init: `report_status N`. /dev/port is a file whose offset is the port number (Linux,
- * drivers/char/mem.c, write_port); it exists where the kernel has CONFIG_DEVPORT and /dev is a devtmpfs.
- */
-export const REPORT_STATUS_FUNCTION = `report_status() {
-  printf "\\\\$(printf %03o "$1")" | dd of=/dev/port bs=1 seek=${GUEST_STATUS_PORT} conv=notrunc 2>/dev/null ||
-    echo "nlkt: the kernel has no /dev/port, so the status $1 cannot be reported" >&2
-}`;
 
 export interface GuestCommandOptions {
   /** Program and arguments; without them the guest runs an interactive shell. */
