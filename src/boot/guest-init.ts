@@ -1,0 +1,45 @@
+/** The /init script of the default guest: the guest's first process, run by busybox's shell. */
+import { GUEST_COMMAND_FILE, GUEST_ENVIRONMENT_FILE, GUEST_STATUS_PROGRAM } from "./guest-command.js";
+
+/**
+ * Not `exec`ed into the shell: when the shell or the command ends, the machine is powered off, where the end of
+ * process 1 would be a kernel panic. `setsid cttyhack` makes the console the controlling terminal, which job control
+ * and Ctrl-C need: /dev/console itself cannot be one.
+ */
+export const GUEST_INIT = `#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+# A kernel without devtmpfs (small ones of developers) still names its devices in /sys.
+mount -t devtmpfs devtmpfs /dev || mdev -s
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+[ -e /bin/ls ] || /bin/busybox --install -s /bin
+hostname nlkt
+ip link set lo up
+
+[ -r ${GUEST_ENVIRONMENT_FILE} ] && . ${GUEST_ENVIRONMENT_FILE}
+[ -n "$NLKT_ROWS" ] && stty rows "$NLKT_ROWS" columns "$NLKT_COLUMNS"
+cd /root
+
+if [ -x ${GUEST_COMMAND_FILE} ]; then
+  if [ -n "$NLKT_ROWS" ]; then
+    setsid cttyhack ${GUEST_COMMAND_FILE}
+  else
+    stty -opost
+    ${GUEST_COMMAND_FILE} </dev/null
+  fi
+  status=$?
+  # Waits until all output has left (TCSADRAIN).
+  stty sane
+  ${GUEST_STATUS_PROGRAM} $status || echo "nlkt: the kernel lets nobody report the command's status" >&2
+else
+  setsid cttyhack sh -l
+fi
+poweroff -f
+`;
+
+/** Read by the login shell. */
+export const GUEST_PROFILE = `export PS1='\\w # '
+`;
