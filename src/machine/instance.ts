@@ -1,0 +1,78 @@
+/**
+ * One life of a machine, from its making to its end, as the main thread sees it. A machine that restarts after a reboot
+ * gets a new instance.
+ */
+import { Clock } from "../memory/clock.js";
+import { SharedMemory } from "../memory/shared-memory.js";
+import { Board } from "./board.js";
+import { checkConfig, ConfigError, type MachineConfig } from "./config.js";
+import type { End } from "./exit-status.js";
+import { formatMiB, planLinearMemory } from "./memory-map.js";
+import { loadProvider } from "./provider.js";
+import { Threads } from "./threads.js";
+
+export class Instance {
+  readonly #threads: Threads;
+  /** Resolves when the machine has ended and none of its threads runs any more. */
+  readonly ended: Promise<End>;
+
+  private constructor(
+    readonly config: MachineConfig,
+    readonly board: Board,
+  ) {
+    this.#threads = new Threads(
+      { config, memory: board.memory.memory, epoch: board.clock.epoch },
+      board.lifecycle,
+    );
+    this.ended = this.#takeDown();
+  }
+
+  /** Make the machine; it does not run yet. Throws `ConfigError`. */
+  static async create(config: MachineConfig): Promise<Instance> {
+    checkConfig(config);
+    const provider = await loadProvider(config);
+    const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    let memory: SharedMemory;
+    try {
+      memory = SharedMemory.create(total);
+    } catch {
+      throw new ConfigError(`--mem: the host cannot give ${formatMiB(config.ramBytes)} of memory`);
+    }
+    const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
+    board.reset();
+    return new Instance(config, board);
+  }
+
+  /** Let the vCPUs run, for the first time or after `pause`. */
+  async start(): Promise<void> {
+    await this.#threads.ready();
+    this.board.lifecycle.setRunning(true);
+  }
+
+  /** Stop the vCPUs between two instructions; resolves once they stand. The guest's clocks go on. */
+  async pause(): Promise<void> {
+    const { lifecycle } = this.board;
+    if (!lifecycle.setRunning(false)) return;
+    this.#kick();
+    await lifecycle.waitUntilParked(this.config.cpus);
+  }
+
+  /** End the machine, for the reason given unless it has one already. */
+  end(end: End): void {
+    this.board.lifecycle.end(end);
+  }
+
+  #kick(): void {
+    for (let id = 0; id < this.config.cpus; id++) this.board.vm.vcpu(id).kick();
+  }
+
+  async #takeDown(): Promise<End> {
+    const { lifecycle, timers, vm } = this.board;
+    await lifecycle.waitForEnd();
+    timers.stop();
+    this.#kick();
+    await this.#threads.stop();
+    vm.close();
+    return lifecycle.result;
+  }
+}

@@ -1,0 +1,53 @@
+/** The machine's Workers, as the main thread sees them. */
+import { once } from "node:events";
+import { Worker } from "node:worker_threads";
+import { EndReason } from "./exit-status.js";
+import type { Lifecycle } from "./lifecycle.js";
+import type { ThreadData } from "./thread-data.js";
+
+const VCPU_THREAD = new URL("./vcpu-thread.js", import.meta.url);
+const TIMER_THREAD = new URL("./timer-thread.js", import.meta.url);
+
+/** How long a thread may take to end by itself before it is terminated. */
+const GRACE_MILLISECONDS = 2000;
+
+export class Threads {
+  readonly #workers: Worker[] = [];
+  readonly #ready: Promise<unknown>[] = [];
+
+  /** Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. */
+  constructor(data: Omit<ThreadData, "id">, lifecycle: Lifecycle) {
+    for (let id = 0; id < data.config.cpus; id++) this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
+    this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
+  }
+
+  #add(name: string, file: URL, workerData: ThreadData, lifecycle: Lifecycle): void {
+    const worker = new Worker(file, { name, workerData, stdin: false });
+    worker.on("error", (error) => lifecycle.fail(name, error));
+    worker.on("exit", (code) => {
+      // After the machine's end this changes nothing: the first reason stands.
+      lifecycle.end({ reason: EndReason.FAILURE, message: `thread ${name} ended with status ${code}` });
+    });
+    this.#workers.push(worker);
+    // A thread that fails before it is ready ends the machine, so whoever waits here is told by the lifecycle.
+    this.#ready.push(Promise.race([once(worker, "message"), once(worker, "exit")]).catch(() => {}));
+  }
+
+  /** Resolves once every thread has its objects, or has failed. */
+  async ready(): Promise<void> {
+    await Promise.all(this.#ready);
+  }
+
+  /** Wait for the threads to end, now that the lifecycle has ended, and terminate those that do not. */
+  async stop(): Promise<void> {
+    await Promise.all(
+      this.#workers.map(async (worker) => {
+        if (worker.threadId === -1) return;
+        const exited = once(worker, "exit");
+        const timer = setTimeout(() => void worker.terminate(), GRACE_MILLISECONDS);
+        await exited.catch(() => {});
+        clearTimeout(timer);
+      }),
+    );
+  }
+}
