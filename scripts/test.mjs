@@ -17,7 +17,9 @@ build();
 const words = process.argv.slice(2);
 const tests = path.join(ROOT, "dist/test");
 const files = readdirSync(tests, { recursive: true })
-  .filter((file) => file.endsWith(".test.js") && (words.length === 0 || words.some((word) => file.includes(word))))
+  .filter(
+    (file) => file.endsWith(".test.js") && (words.length === 0 || words.some((word) => file.includes(word))),
+  )
   .map((file) => path.join(tests, file))
   .sort();
 if (files.length === 0) {

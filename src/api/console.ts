@@ -30,24 +30,30 @@ export class GuestConsole extends Duplex {
   }
 
   /**
-   * Carry the bytes of a machine until `ended` resolves, then what is left of them. After the end nobody is waited
+   * Carry the bytes of a machine until `ended` resolves, then what is left of them. From `ending` on nobody is waited
    * for: bytes not read by then stay in the stream's buffer.
    */
-  async carry(ends: ConsoleEnds, ended: Promise<unknown>): Promise<void> {
+  async carry(ends: ConsoleEnds, ending: Promise<unknown>, ended: Promise<unknown>): Promise<void> {
     this.#ends = ends;
+    const { output } = ends;
+    let hurry = false;
     let over = false;
-    const end = ended.then(() => {
-      over = true;
+    void ending.then(() => {
+      hurry = true;
       this.#wanted?.();
     });
+    void ended.then(() => {
+      over = true;
+      output.wakeReader();
+    });
     for (;;) {
-      const bytes = ends.output.read();
+      const wasOver = over;
+      const bytes = output.read();
       if (bytes.length > 0) {
         this.#watch(bytes);
-        const more = this.push(bytes);
-        if (!more && !over) await Promise.race([end, this.#untilWanted()]);
-      } else if (over) break;
-      else await Promise.race([end, ends.output.readable(WAIT_MILLISECONDS)]);
+        if (!this.push(bytes) && !hurry) await this.#untilWanted();
+      } else if (wasOver) break;
+      else await output.readable(WAIT_MILLISECONDS);
     }
     this.#ends = undefined;
   }

@@ -1,8 +1,8 @@
 /** A virtual machine, for programs: the class that the command line, too, is built on. */
 import {
   type Accel,
-  checkConfig,
   type ConsoleKind,
+  checkConfig,
   type DebugFlags,
   defaultConfig,
   type LogLevel,
@@ -24,6 +24,8 @@ export interface MachineOptions {
   kernel?: string;
   /** File with the initial RAM disk; default: the default guest's with the default guest's kernel, else none. */
   initrd?: string;
+  /** Use the default guest's initial RAM disk although `kernel` names a kernel. */
+  defaultInitrd?: boolean;
   /** Added to the kernel's command line. */
   params?: string;
   /** Program and arguments to run in the default guest; its status becomes the machine's exit code. */
@@ -95,7 +97,7 @@ export class Machine {
   static async create(options: MachineOptions = {}): Promise<Machine> {
     const config = configOf(options);
     checkConfig(config);
-    const guest = await resolveGuest(options, options.progress);
+    const guest = await resolveGuest(options, config.ramBytes, options.progress);
     const instance = await makeInstance(config, guest, options);
     return new Machine(options, config, guest, instance);
   }
@@ -138,7 +140,7 @@ export class Machine {
 
   /** Press the power button, which a guest takes as the wish that it shut down. */
   powerButton(): void {
-    this.#instance.powerButton();
+    this.#instance.board.pressPowerButton();
   }
 
   #end(end: End): void {
@@ -153,7 +155,8 @@ export class Machine {
       const instance = this.#instance;
       const { output, input } = instance.board.console;
       const carried = this.console.carry(
-        { output, input, inputArrived: () => instance.inputArrived() },
+        { output, input, inputArrived: () => instance.board.inputArrived() },
+        instance.ending,
         instance.ended,
       );
       const end = await instance.ended;

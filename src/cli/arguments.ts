@@ -11,7 +11,8 @@ export function parseSize(text: string): number {
 }
 
 export function parseCount(text: string): number {
-  if (!/^\d{1,6}$/.test(text) || Number(text) === 0) throw new InvalidArgumentError("Not a whole number from 1.");
+  if (!/^\d{1,6}$/.test(text) || Number(text) === 0)
+    throw new InvalidArgumentError("Not a whole number from 1.");
   return Number(text);
 }
 

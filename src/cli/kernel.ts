@@ -65,6 +65,12 @@ function table(kernels: readonly CachedKernel[]): string {
   const all = [["PACKAGE", "SUITE", "RELEASE", "FILE"], ...rows];
   const widths = all[0].map((_, column) => Math.max(...all.map((row) => row[column].length)));
   return all
-    .map((row) => `${row.map((cell, column) => cell.padEnd(widths[column])).join("  ").trimEnd()}\n`)
+    .map(
+      (row) =>
+        `${row
+          .map((cell, column) => cell.padEnd(widths[column]))
+          .join("  ")
+          .trimEnd()}\n`,
+    )
     .join("");
 }

@@ -36,9 +36,12 @@ export async function main(args: readonly string[]): Promise<number> {
   program.addCommand(kernelCommand());
   program.addCommand(versionCommand());
   for (const command of allCommands(program)) {
-    command.exitOverride().showHelpAfterError("(--help shows the options)").configureOutput({
-      outputError: (text, write) => write(text.replace(/^error: /, "nlkt: ")),
-    });
+    command
+      .exitOverride()
+      .showHelpAfterError("(--help shows the options)")
+      .configureOutput({
+        outputError: (text, write) => write(text.replace(/^error: /, "nlkt: ")),
+      });
   }
   try {
     if (guestCommand !== undefined && own[0] !== "run") {

@@ -74,20 +74,25 @@ export function runCommand(
     .addOption(new Option("-c, --cpus <N>", "vCPUs").argParser(parseCount).default(DEFAULT_CPUS))
     .option("-m, --mem <SIZE>", "MiB, or with a suffix K, M, G (default: 512)", parseSize)
     .addOption(new Option("--console <KIND>", "the guest's console").choices(CONSOLES).default("serial"))
-    .addOption(
-      new Option("--accel <NAME>", "what runs the guest's code").choices(ACCELS).default("auto"),
-    )
+    .addOption(new Option("--accel <NAME>", "what runs the guest's code").choices(ACCELS).default("auto"))
     .addOption(
       new Option("--tier <NAME>", "tiers of the software CPU that run").choices(TIERS).default("auto"),
     )
     .option("--name <NAME>", "instance name (default: guest-PID)", parseName)
-    .option("--nodefaults", "only what the command line names: no default guest, no default kernel parameters")
+    .option(
+      "--nodefaults",
+      "only what the command line names: no default guest, no default kernel parameters",
+    )
     .option("--timeout <SECONDS>", "end the machine after so long, with exit code 124", parseSeconds)
     .addOption(
-      new Option("--on-reboot <ACTION>", "what a reboot by the guest does").choices(ON_REBOOT).default("exit"),
+      new Option("--on-reboot <ACTION>", "what a reboot by the guest does")
+        .choices(ON_REBOOT)
+        .default("exit"),
     )
     .addOption(
-      new Option("--loglevel <LEVEL>", "what is said on standard error").choices(LOG_LEVELS).default("warning"),
+      new Option("--loglevel <LEVEL>", "what is said on standard error")
+        .choices(LOG_LEVELS)
+        .default("warning"),
     )
     .option("--isa-debug-exit", "a write of V to port 0xf4 ends the machine with status (V << 1) | 1")
     .option("--debug-ioport", "trace port accesses on standard error")
@@ -117,7 +122,14 @@ async function machineOptions(
   const { rows, columns } = process.stdout;
   const terminal = process.stdin.isTTY && process.stdout.isTTY ? { rows, columns } : undefined;
   return {
-    ...given({ kernel, initrd: options.initrd, params: options.params, name: options.name, command, terminal }),
+    ...given({
+      kernel,
+      initrd: options.initrd,
+      params: options.params,
+      name: options.name,
+      command,
+      terminal,
+    }),
     // A kernel that was found and not named still wants something to boot into.
     defaultInitrd: !nodefaults && named === undefined,
     environment: given({ TERM: terminal === undefined ? undefined : process.env.TERM }),

@@ -3,7 +3,7 @@
  * the escape keys, output that arrives whole and in order.
  */
 import type { Readable, Writable } from "node:stream";
-import { EscapeKeys, type EscapeAction } from "./escape-keys.js";
+import { type EscapeAction, EscapeKeys } from "./escape-keys.js";
 
 export interface TerminalHandlers {
   /** Bytes for the guest. Calls back when it took them. */

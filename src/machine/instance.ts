@@ -5,14 +5,17 @@
 import { Clock } from "../memory/clock.js";
 import { SharedMemory } from "../memory/shared-memory.js";
 import { Board } from "./board.js";
-import { checkConfig, ConfigError, type MachineConfig } from "./config.js";
+import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
 import type { End } from "./exit-status.js";
+import type { GuestSources } from "./guest-sources.js";
 import { formatMiB, planLinearMemory } from "./memory-map.js";
 import { loadProvider } from "./provider.js";
 import { Threads } from "./threads.js";
 
 export class Instance {
   readonly #threads: Threads;
+  /** Resolves when the machine has ended; its threads may still be at it. */
+  readonly ending: Promise<void>;
   /** Resolves when the machine has ended and none of its threads runs any more. */
   readonly ended: Promise<End>;
 
@@ -24,6 +27,7 @@ export class Instance {
       { config, memory: board.memory.memory, epoch: board.clock.epoch },
       board.lifecycle,
     );
+    this.ending = board.lifecycle.waitForEnd();
     this.ended = this.#takeDown();
   }
 
@@ -42,6 +46,9 @@ export class Instance {
     board.reset();
     return new Instance(config, board);
   }
+
+  /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
+  async load(_guest: GuestSources): Promise<void> {}
 
   /** Let the vCPUs run, for the first time or after `pause`. */
   async start(): Promise<void> {
@@ -68,7 +75,7 @@ export class Instance {
 
   async #takeDown(): Promise<End> {
     const { lifecycle, timers, vm } = this.board;
-    await lifecycle.waitForEnd();
+    await this.ending;
     timers.stop();
     this.#kick();
     await this.#threads.stop();

@@ -13,8 +13,9 @@
  * Linear memory: an unused first page, the machine's state, the provider's arena, then guest RAM: low RAM as it is in the
  * guest (with the hole's pages never touched), high RAM right behind.
  */
-import { alignUp } from "../memory/layout.js";
+
 import { gpa, type MemorySlot } from "../memory/guest-memory.js";
+import { alignUp } from "../memory/layout.js";
 import { WASM_MEMORY_LIMIT, WASM_PAGE_SIZE } from "../memory/shared-memory.js";
 
 const KIB = 2 ** 10;

@@ -12,7 +12,9 @@ export class PanicWatch {
   /** Look at more bytes of the console. */
   feed(bytes: Uint8Array): void {
     if (this.#message !== undefined) return;
-    const lines = (this.#line + Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")).split("\n");
+    const lines = (
+      this.#line + Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1")
+    ).split("\n");
     const rest = lines.pop()!;
     for (const line of lines) {
       const at = line.indexOf(MARK);

@@ -26,12 +26,18 @@ export function registerDump(vcpu: Vcpu, guestMemory: GuestMemory): string {
   const pc = linearAddress(regs, sregs);
   const lines = [
     `vCPU ${vcpu.id}:`,
-    ...GENERAL.map((names) => names.map((name) => `${name.toUpperCase().padEnd(6)} ${hex(regs[name], 16)}`).join("  ")),
+    ...GENERAL.map((names) =>
+      names.map((name) => `${name.toUpperCase().padEnd(6)} ${hex(regs[name], 16)}`).join("  "),
+    ),
     ...SEGMENTS.map((name) => segmentLine(name, sregs[name])),
     tableLine("gdt", sregs.gdt),
     tableLine("idt", sregs.idt),
-    CONTROL.slice(0, 3).map((name) => `${name.toUpperCase().padEnd(4)} ${hex(sregs[name], 16)}`).join("  "),
-    CONTROL.slice(3).map((name) => `${name.toUpperCase().padEnd(4)} ${hex(sregs[name], 16)}`).join("  "),
+    CONTROL.slice(0, 3)
+      .map((name) => `${name.toUpperCase().padEnd(4)} ${hex(sregs[name], 16)}`)
+      .join("  "),
+    CONTROL.slice(3)
+      .map((name) => `${name.toUpperCase().padEnd(4)} ${hex(sregs[name], 16)}`)
+      .join("  "),
     `Code   ${codeBytes(vcpu, guestMemory, pc)}`,
     `Page tables for RIP (linear ${hex(pc, 16)}):`,
     ...walkPageTables(guestMemory, sregs, pc).map((line) => `  ${line}`),

@@ -22,7 +22,11 @@ export const READY = "ready";
  * Build this thread's objects over the machine's memory and run `body` on them. What goes wrong before the board exists
  * reaches the main thread as the Worker's `error` event, what goes wrong later through the lifecycle.
  */
-export async function enterThread(name: string, data: ThreadData, body: (board: Board) => void): Promise<void> {
+export async function enterThread(
+  name: string,
+  data: ThreadData,
+  body: (board: Board) => void,
+): Promise<void> {
   const provider = await loadProvider(data.config);
   const board = new Board({
     config: data.config,

@@ -17,7 +17,8 @@ export class Threads {
 
   /** Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. */
   constructor(data: Omit<ThreadData, "id">, lifecycle: Lifecycle) {
-    for (let id = 0; id < data.config.cpus; id++) this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
+    for (let id = 0; id < data.config.cpus; id++)
+      this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
   }
 

@@ -1,0 +1,77 @@
+/** From options to what is to be loaded: the kernel's and the initial RAM disk's bytes, the command line. */
+import { concatArchives } from "../boot/cpio.js";
+import { fetchInitramfs, fetchKernel, type Progress } from "../boot/default-guest.js";
+import { guestCommandArchive } from "../boot/guest-command.js";
+import { ConfigError } from "./config.js";
+import { readInputFile } from "./input-file.js";
+
+export type { Progress } from "../boot/default-guest.js";
+
+/** A kernel with all its debugging information is well below it. */
+const MAX_KERNEL_FILE_BYTES = 2 ** 31 - 1;
+
+export interface GuestOptions {
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly defaultInitrd?: boolean;
+  readonly params?: string;
+  readonly command?: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly terminal?: { rows: number; columns: number };
+  readonly nodefaults?: boolean;
+}
+
+export interface GuestSources {
+  /** For messages. */
+  readonly kernelName: string;
+  readonly kernel: Uint8Array;
+  readonly initrd?: Uint8Array;
+  readonly initrdName?: string;
+  /** What the user wants on the command line. */
+  readonly params: string;
+  /** Whether NLKT's own parameters go before it. */
+  readonly defaultParams: boolean;
+  readonly command?: readonly string[];
+}
+
+/** Get everything that `options` name or imply. Throws an error of one line. */
+export async function resolveGuest(
+  options: GuestOptions,
+  ramBytes: number,
+  progress: Progress = () => {},
+): Promise<GuestSources> {
+  const { command, nodefaults = false } = options;
+  if (options.kernel === undefined && nodefaults) {
+    throw new ConfigError("no kernel: with --nodefaults, --kernel has to name one");
+  }
+  if (command !== undefined && command.length === 0) throw new ConfigError("the command is empty");
+  const kernelFile = options.kernel ?? (await fetchKernel({}, progress)).vmlinuz;
+  const kernel = await readInputFile("--kernel", kernelFile, MAX_KERNEL_FILE_BYTES);
+  const initrd = await resolveInitrd(options, ramBytes, progress);
+  return {
+    kernelName: kernelFile,
+    kernel,
+    ...(initrd === undefined ? {} : initrd),
+    params: options.params ?? "",
+    defaultParams: !nodefaults,
+    ...(command === undefined ? {} : { command }),
+  };
+}
+
+async function resolveInitrd(options: GuestOptions, ramBytes: number, progress: Progress) {
+  const { command, kernel, initrd } = options;
+  if (initrd !== undefined) {
+    if (command !== undefined) throw new ConfigError("--initrd and a command exclude each other");
+    return { initrdName: initrd, initrd: await readInputFile("--initrd", initrd, ramBytes) };
+  }
+  const wanted = command !== undefined || (options.defaultInitrd ?? kernel === undefined);
+  if (!wanted) return undefined;
+  const file = await fetchInitramfs(progress);
+  const extra = guestCommandArchive({
+    ...(command === undefined ? {} : { argv: command }),
+    ...(options.environment === undefined ? {} : { environment: options.environment }),
+    ...(options.terminal === undefined ? {} : { terminal: options.terminal }),
+  });
+  const base = await readInputFile("the default initial RAM disk", file, ramBytes);
+  return { initrdName: file, initrd: concatArchives([base, extra]) };
+}
