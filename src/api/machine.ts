@@ -5,7 +5,6 @@ import {
   checkConfig,
   type DebugFlags,
   defaultConfig,
-  type LogLevel,
   type MachineConfig,
   type OnReboot,
   type Tier,
@@ -13,6 +12,7 @@ import {
 import { type End, EndReason, type ExitStatus, exitStatus } from "../machine/exit-status.js";
 import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
 import { Instance } from "../machine/instance.js";
+import type { LogSink } from "../machine/log.js";
 import { PanicWatch } from "../machine/panic-watch.js";
 import { GuestConsole } from "./console.js";
 
@@ -57,7 +57,7 @@ export interface MachineOptions {
   providerModule?: string;
 
   /** Told of what happens in the machine. */
-  log?: (level: LogLevel, text: string) => void;
+  log?: LogSink;
   /** Told of the fetching of the default guest. */
   progress?: Progress;
 }
@@ -98,7 +98,7 @@ export class Machine {
     const config = configOf(options);
     checkConfig(config);
     const guest = await resolveGuest(options, config.ramBytes, options.progress);
-    const instance = await makeInstance(config, guest, options);
+    const instance = await makeInstance(config, guest, options.log);
     return new Machine(options, config, guest, instance);
   }
 
@@ -173,7 +173,7 @@ export class Machine {
       this.#options.log?.("info", "the guest reboots");
       try {
         this.#panic = new PanicWatch();
-        this.#instance = await makeInstance(this.#config, this.#guest, this.#options);
+        this.#instance = await makeInstance(this.#config, this.#guest, this.#options.log);
         if (this.#stopping) this.#instance.end({ reason: EndReason.STOPPED });
         else if (!this.#paused) await this.#instance.start();
       } catch (error) {
@@ -193,9 +193,8 @@ export class Machine {
 async function makeInstance(
   config: MachineConfig,
   guest: GuestSources,
-  options: MachineOptions,
+  log: LogSink = () => {},
 ): Promise<Instance> {
-  const log = options.log ?? (() => {});
   const instance = await Instance.create(config, log);
   try {
     await instance.load(guest);

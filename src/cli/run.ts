@@ -55,6 +55,9 @@ Examples:
 
 const MIB = 2 ** 20;
 
+/** Names the module (URL) of another provider of the CPU: for NLKT's own tests. */
+const PROVIDER_VARIABLE = "NLKT_PROVIDER_MODULE";
+
 /** `guestCommand`: what followed `--`. `finish` gets the exit code. */
 export function runCommand(
   guestCommand: readonly string[] | undefined,
@@ -151,6 +154,7 @@ async function machineOptions(
       if (levelIncludes(options.loglevel, level)) say(level, text);
     },
     progress: showProgress,
+    ...given({ providerModule: process.env[PROVIDER_VARIABLE] }),
   };
 }
 

@@ -8,6 +8,8 @@ import { copyConsole, TerminalInput } from "./terminal.js";
 const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 const SIGNAL_BASE = 128;
 
+const LINE_FEED = 0x0a;
+
 /** How long the last output may take to be read where somebody wants the machine to end now. */
 const FLUSH_MILLISECONDS = 1000;
 
@@ -29,6 +31,10 @@ export async function attach(machine: Machine, debug: boolean): Promise<number> 
       else for (const line of ESCAPE_HELP) sayDetail(line);
     },
   });
+  let column = 0;
+  machine.console.on("data", (chunk: Buffer) => {
+    column = chunk.at(-1) === LINE_FEED ? 0 : 1;
+  });
   const copied = copyConsole(machine.console, process.stdout);
   try {
     await machine.start();
@@ -36,6 +42,8 @@ export async function attach(machine: Machine, debug: boolean): Promise<number> 
     const hurry = status.reason === "stopped" || status.reason === "timeout";
     await (hurry ? Promise.race([copied, delay(FLUSH_MILLISECONDS)]) : copied);
     input.close();
+    // What comes next at a terminal starts on a line of its own.
+    if (process.stdout.isTTY && column > 0) process.stdout.write("\n");
     report(status, debug);
     return signalled ?? status.code & 0xff;
   } finally {

@@ -4,10 +4,18 @@
  */
 
 import { GUEST_STATUS_PORT } from "../boot/guest-command.js";
+import { ACPI_PM_PORT, ACPI_PM_PORT_COUNT, AcpiPm, SCI_GSI } from "../devices/acpi-pm.js";
 import { MmioBus, PortBus } from "../devices/bus.js";
 import { printingTrace } from "../devices/bus-trace.js";
 import { DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE, DebugExit } from "../devices/debug-exit.js";
 import { gsiLine, WiredOr } from "../devices/interrupt-line.js";
+import {
+  ECAM_BASE,
+  ECAM_SIZE,
+  PCI_CONFIG_PORT,
+  PCI_CONFIG_PORT_COUNT,
+  PciHostBridge,
+} from "../devices/pci/host-bridge.js";
 import { COM_PORTS, UART_SIZE, Uart } from "../devices/serial.js";
 import type { Vm } from "../hypervisor/seam.js";
 import { ByteRing } from "../memory/byte-ring.js";
@@ -50,6 +58,7 @@ export class Board {
   readonly console: { readonly output: ByteRing; readonly input: ByteRing };
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
+  readonly #powerButtonTimer: Timer;
 
   constructor({ config, provider, memory, clock, create }: BoardOptions) {
     const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
@@ -73,6 +82,9 @@ export class Board {
     };
     const [console] = this.#addSerialPorts(config);
     this.#inputTimer = this.timers.create(() => console.poll());
+    this.#addPciHost();
+    const pm = this.#addPowerManagement();
+    this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
     this.#addTestPorts(config);
 
     if (config.debug.ioport) this.ports.trace = printingTrace("ioport", traceLine);
@@ -97,6 +109,44 @@ export class Board {
       this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });
       return uart;
     });
+  }
+
+  #addPciHost(): void {
+    const host = new PciHostBridge(this.allocator, () => this.#reboot());
+    this.#resets.push(() => host.reset());
+    this.ports.register({
+      owner: "pci",
+      start: PCI_CONFIG_PORT,
+      size: PCI_CONFIG_PORT_COUNT,
+      device: host.ports,
+      maxSize: 4,
+    });
+    this.mmio.register({
+      owner: "pci-ecam",
+      start: ECAM_BASE,
+      size: ECAM_SIZE,
+      device: host.ecam,
+      maxSize: 4,
+    });
+  }
+
+  #addPowerManagement(): AcpiPm {
+    const pm = new AcpiPm(this.allocator, this.timers, gsiLine(this.vm, SCI_GSI), () =>
+      this.lifecycle.end({ reason: EndReason.POWEROFF }),
+    );
+    this.#resets.push(() => pm.reset());
+    this.ports.register({
+      owner: "acpi-pm",
+      start: ACPI_PM_PORT,
+      size: ACPI_PM_PORT_COUNT,
+      device: pm,
+      maxSize: 4,
+    });
+    return pm;
+  }
+
+  #reboot(): void {
+    this.lifecycle.end({ reason: EndReason.REBOOT });
   }
 
   #addTestPorts(config: MachineConfig): void {
@@ -125,7 +175,10 @@ export class Board {
     for (const reset of this.#resets) reset();
   }
 
-  pressPowerButton(): void {}
+  /** Press the power button; the timer thread does it, as with `inputArrived`. */
+  pressPowerButton(): void {
+    this.#powerButtonTimer.arm(0);
+  }
 
   /**
    * Have the devices look at the console's input. The timer thread does it: the main thread takes no device's lock, so

@@ -59,7 +59,7 @@ export interface ExitStatus {
 /** How a machine ended, as its lifecycle holds it. */
 export interface End {
   readonly reason: EndReason;
-  /** DEBUG_EXIT: what the guest wrote. */
+  /** DEBUG_EXIT: the exit status it makes. */
   readonly value?: number;
   /** One line. */
   readonly message?: string;
@@ -91,7 +91,7 @@ export function exitStatus(end: End, { command, commandStatus, panic }: EndConte
       if (commandStatus !== undefined) return { reason, code: commandStatus };
       return { reason, code: ExitCode.FAILED, message: "the guest ended before its command did" };
     case EndReason.DEBUG_EXIT:
-      return { reason, code: (end.value ?? 0) * 2 + 1 };
+      return { reason, code: end.value ?? ExitCode.FAILED };
     case EndReason.TIMEOUT:
       return { reason, code: ExitCode.TIMEOUT, ...text };
     case EndReason.STOPPED:

@@ -3,11 +3,13 @@
  * gets a new instance.
  */
 import { Clock } from "../memory/clock.js";
+import { gpa } from "../memory/guest-memory.js";
 import { SharedMemory } from "../memory/shared-memory.js";
 import { Board } from "./board.js";
 import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
 import type { End } from "./exit-status.js";
 import type { GuestSources } from "./guest-sources.js";
+import type { LogSink } from "./log.js";
 import { formatMiB, planLinearMemory } from "./memory-map.js";
 import { loadProvider } from "./provider.js";
 import { Threads } from "./threads.js";
@@ -22,17 +24,19 @@ export class Instance {
   private constructor(
     readonly config: MachineConfig,
     readonly board: Board,
+    log: LogSink,
   ) {
     this.#threads = new Threads(
       { config, memory: board.memory.memory, epoch: board.clock.epoch },
       board.lifecycle,
+      () => log("debug", firstInstruction(board)),
     );
     this.ending = board.lifecycle.waitForEnd();
     this.ended = this.#takeDown();
   }
 
   /** Make the machine; it does not run yet. Throws `ConfigError`. */
-  static async create(config: MachineConfig): Promise<Instance> {
+  static async create(config: MachineConfig, log: LogSink): Promise<Instance> {
     checkConfig(config);
     const provider = await loadProvider(config);
     const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
@@ -44,11 +48,13 @@ export class Instance {
     }
     const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
     board.reset();
-    return new Instance(config, board);
+    return new Instance(config, board, log);
   }
 
   /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
-  async load(_guest: GuestSources): Promise<void> {}
+  async load(guest: GuestSources): Promise<void> {
+    this.board.guestMemory.write(gpa(0x100000), guest.kernel);
+  }
 
   /** Let the vCPUs run, for the first time or after `pause`. */
   async start(): Promise<void> {
@@ -82,4 +88,10 @@ export class Instance {
     vm.close();
     return lifecycle.result;
   }
+}
+
+/** Both clocks are CLOCK_MONOTONIC; this thread's starts with the process. */
+function firstInstruction({ clock, lifecycle }: Board): string {
+  const milliseconds = performance.now() - (clock.now() - lifecycle.firstRun) / 1e6;
+  return `first guest instruction ${milliseconds.toFixed(0)} ms after the start of the process`;
 }

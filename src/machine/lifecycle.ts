@@ -24,7 +24,7 @@ const LIFECYCLE = new Layout("lifecycle", {
   /** Set by the thread that gets to say why the machine ended. */
   claimed: "u32",
   reason: "u32",
-  /** DEBUG_EXIT: the byte or word that the guest wrote. */
+  /** DEBUG_EXIT: the exit status. */
   value: "u32",
   messageLength: "u32",
   detailLength: "u32",

@@ -15,8 +15,16 @@ export interface ThreadData {
   readonly id: number;
 }
 
-/** Posted to the main thread once the thread has its objects and waits for the machine to run. */
-export const READY = "ready";
+/** What threads post to the main thread. */
+export type ThreadMessage =
+  /** The thread has its objects and waits for the machine to run. */
+  | "ready"
+  /** vCPU 0 is about to run its first instruction. */
+  | "running";
+
+export function post(message: ThreadMessage): void {
+  parentPort?.postMessage(message);
+}
 
 /**
  * Build this thread's objects over the machine's memory and run `body` on them. What goes wrong before the board exists
@@ -35,7 +43,7 @@ export async function enterThread(
     clock: new Clock(data.epoch),
     create: false,
   });
-  parentPort?.postMessage(READY);
+  post("ready");
   try {
     board.lifecycle.waitUntilRunning();
     body(board);

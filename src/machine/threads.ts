@@ -3,23 +3,29 @@ import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { EndReason } from "./exit-status.js";
 import type { Lifecycle } from "./lifecycle.js";
-import type { ThreadData } from "./thread-data.js";
+import type { ThreadData, ThreadMessage } from "./thread-data.js";
 
 const VCPU_THREAD = new URL("./vcpu-thread.js", import.meta.url);
 const TIMER_THREAD = new URL("./timer-thread.js", import.meta.url);
 
 /** How long a thread may take to end by itself before it is terminated. */
-const GRACE_MILLISECONDS = 2000;
+const GRACE_MILLISECONDS = 1000;
 
 export class Threads {
   readonly #workers: Worker[] = [];
   readonly #ready: Promise<unknown>[] = [];
 
-  /** Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. */
-  constructor(data: Omit<ThreadData, "id">, lifecycle: Lifecycle) {
+  /**
+   * Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. `onRunning`: the
+   * guest's first instruction ran, at `Lifecycle.firstRun`.
+   */
+  constructor(data: Omit<ThreadData, "id">, lifecycle: Lifecycle, onRunning: () => void) {
     for (let id = 0; id < data.config.cpus; id++)
       this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
+    this.#workers[0].on("message", (message: ThreadMessage) => {
+      if (message === "running") onRunning();
+    });
   }
 
   #add(name: string, file: URL, workerData: ThreadData, lifecycle: Lifecycle): void {

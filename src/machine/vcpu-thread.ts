@@ -1,7 +1,7 @@
 /** Worker: runs one vCPU and serves its exits. */
 import { workerData } from "node:worker_threads";
 import { traceLine } from "./log.js";
-import { enterThread, type ThreadData } from "./thread-data.js";
+import { enterThread, post, type ThreadData } from "./thread-data.js";
 import { runVcpu } from "./vcpu-runner.js";
 
 const data = workerData as ThreadData;
@@ -9,6 +9,9 @@ const data = workerData as ThreadData;
 await enterThread(`vcpu-${data.id}`, data, (board) => {
   const { lifecycle, clock, guestMemory } = board;
   const vcpu = board.vm.vcpu(data.id);
-  if (data.id === 0) lifecycle.firstRun = clock.now();
+  if (data.id === 0) {
+    lifecycle.firstRun = clock.now();
+    post("running");
+  }
   runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
 });

@@ -5,6 +5,7 @@
  *   out PORT SIZE VALUE [VALUE...]   a port write (several values: one exit with a count)
  *   in PORT SIZE [COUNT]             a port read; the answer is printed on COM1 in hex
  *   print TEXT                       the bytes of TEXT and CR LF to COM1
+ *   print-times N TEXT               the same, N times
  *   echo BYTE                        copy COM1's input to its output until BYTE came, by polling
  *   mmio-write ADDRESS SIZE VALUE    mmio-read ADDRESS SIZE (the answer is printed)
  *   exit REASON [DETAIL]             return that exit
@@ -27,13 +28,13 @@ import {
   type Vm,
   type VmExit,
 } from "../../src/hypervisor/seam.js";
+import type { CreateVm } from "../../src/machine/provider.js";
 import { type GuestMemory, gpa } from "../../src/memory/guest-memory.js";
 import { Layout, type ViewOf } from "../../src/memory/layout.js";
 import type { SharedMemory } from "../../src/memory/shared-memory.js";
 import type { StateAllocator } from "../../src/memory/state-allocator.js";
-import type { CreateVm } from "../../src/machine/provider.js";
 
-export const SCRIPT_ADDRESS = 0x100000;
+export const SCRIPT_ADDRESS = 0x100020;
 const MAX_SCRIPT = 0x10000;
 
 const COM1 = 0x3f8;
@@ -62,7 +63,7 @@ interface Step {
   readonly reason: ExitReason;
   readonly fields: Partial<VmExit>;
   readonly bytes?: readonly number[];
-  readonly then?: (data: Uint8Array) => void;
+  readonly answered?: (data: Uint8Array) => void;
 }
 
 class FakeVcpu implements Vcpu {
@@ -80,7 +81,7 @@ class FakeVcpu implements Vcpu {
   readonly #words: Int32Array;
   readonly #kicked: number;
   #steps: Generator<Step, void> | undefined;
-  #then: ((data: Uint8Array) => void) | undefined;
+  #answered: ((data: Uint8Array) => void) | undefined;
   #regs: Regs = {
     rax: 0x11n,
     rbx: 0n,
@@ -114,8 +115,8 @@ class FakeVcpu implements Vcpu {
 
   run(): ExitReason {
     const { exit } = this;
-    this.#then?.(exit.data);
-    this.#then = undefined;
+    this.#answered?.(exit.data);
+    this.#answered = undefined;
     if (Atomics.exchange(this.#words, this.#kicked, 0) !== 0) {
       exit.reason = ExitReason.INTR;
       return exit.reason;
@@ -126,7 +127,7 @@ class FakeVcpu implements Vcpu {
     Object.assign(exit, { count: 1, ...value.fields, reason: value.reason });
     exit.data.fill(0);
     if (value.bytes !== undefined) exit.data.set(value.bytes);
-    this.#then = value.then;
+    this.#answered = value.answered;
     return exit.reason;
   }
 
@@ -157,6 +158,9 @@ class FakeVcpu implements Vcpu {
       case "print":
         yield* this.#print(`${rest}\r\n`);
         break;
+      case "print-times":
+        for (let i = 0; i < first; i++) yield* this.#print(`${rest.slice(args[0].length + 1)}\r\n`);
+        break;
       case "out":
         yield out(first, second, values);
         break;
@@ -166,7 +170,7 @@ class FakeVcpu implements Vcpu {
         yield {
           reason: ExitReason.IO,
           fields: { port: first, size: second, count, isWrite: false },
-          then: (data) => {
+          answered: (data) => {
             text = hexBytes(data, second * count);
           },
         };
@@ -185,7 +189,7 @@ class FakeVcpu implements Vcpu {
         yield {
           reason: ExitReason.MMIO,
           fields: { address: first, size: second, isWrite: false },
-          then: (data) => {
+          answered: (data) => {
             text = hexBytes(data, second);
           },
         };
@@ -217,9 +221,9 @@ class FakeVcpu implements Vcpu {
       const keep = (data: Uint8Array) => {
         value = data[0];
       };
-      yield { ...input(COM1_LSR), then: keep };
+      yield { ...input(COM1_LSR), answered: keep };
       if ((value & LSR_DATA_READY) === 0) continue;
-      yield { ...input(COM1), then: keep };
+      yield { ...input(COM1), answered: keep };
       if (value === last) return;
       yield out(COM1, 1, [value]);
     }
