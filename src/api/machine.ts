@@ -10,6 +10,7 @@ import {
   type Tier,
 } from "../machine/config.js";
 import { type End, EndReason, type ExitStatus, exitStatus } from "../machine/exit-status.js";
+import { given } from "../machine/given.js";
 import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
 import { Instance } from "../machine/instance.js";
 import type { LogSink } from "../machine/log.js";
@@ -208,16 +209,11 @@ async function makeInstance(
 
 function configOf(options: MachineOptions): MachineConfig {
   const base = defaultConfig();
+  const { memoryMiB, name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule } = options;
   return {
-    name: options.name ?? base.name,
-    ramBytes: options.memoryMiB === undefined ? base.ramBytes : options.memoryMiB * MIB,
-    cpus: options.cpus ?? base.cpus,
-    accel: options.accel ?? base.accel,
-    tier: options.tier ?? base.tier,
-    console: options.console ?? base.console,
-    isaDebugExit: options.isaDebugExit ?? base.isaDebugExit,
-    onReboot: options.onReboot ?? base.onReboot,
+    ...base,
+    ...given({ name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...(memoryMiB === undefined ? {} : { ramBytes: memoryMiB * MIB }),
     debug: { ...base.debug, ...options.debug },
-    ...(options.providerModule === undefined ? {} : { providerModule: options.providerModule }),
   };
 }

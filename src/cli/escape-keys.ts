@@ -6,6 +6,8 @@ export type EscapeAction = "quit" | "help";
 
 const ACTIONS: Readonly<Record<string, EscapeAction>> = { x: "quit", h: "help", "?": "help" };
 
+export const ESCAPE_HINT = "Ctrl-a x ends the machine, Ctrl-a h lists the keys";
+
 export const ESCAPE_HELP = [
   "Ctrl-a x       end the machine",
   "Ctrl-a h       this list",

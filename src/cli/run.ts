@@ -14,8 +14,10 @@ import {
   TIERS,
   type Tier,
 } from "../machine/config.js";
+import { given } from "../machine/given.js";
 import { levelIncludes } from "../machine/log.js";
 import { parseCount, parseName, parseSeconds, parseSize } from "./arguments.js";
+import { ESCAPE_HINT } from "./escape-keys.js";
 import { findKernel } from "./find-kernel.js";
 import { endProgress, say, showProgress } from "./messages.js";
 import { attach } from "./session.js";
@@ -42,7 +44,7 @@ interface RunOptions {
 }
 
 const EXAMPLES = `
-With a terminal, Ctrl-a x ends the machine and Ctrl-a h lists the keys.
+At a terminal, ${ESCAPE_HINT}.
 
 Exit codes: 0 the guest powered off or rebooted; the command's own status with -- COMMAND;
 1 it could not be done, or the guest crashed; 2 wrong usage; 124 --timeout ran out.
@@ -54,9 +56,6 @@ Examples:
   nlkt run --isa-debug-exit --nodefaults test.elf`;
 
 const MIB = 2 ** 20;
-
-/** Names the module (URL) of another provider of the CPU: for NLKT's own tests. */
-const PROVIDER_VARIABLE = "NLKT_PROVIDER_MODULE";
 
 /** `guestCommand`: what followed `--`. `finish` gets the exit code. */
 export function runCommand(
@@ -154,19 +153,12 @@ async function machineOptions(
       if (levelIncludes(options.loglevel, level)) say(level, text);
     },
     progress: showProgress,
-    ...given({ providerModule: process.env[PROVIDER_VARIABLE] }),
-  };
-}
-
-/** `object` without the properties that are undefined. */
-function given<T extends object>(object: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
   };
 }
 
 async function run(options: MachineOptions, { loglevel }: RunOptions): Promise<number> {
   const machine = await Machine.create(options);
   endProgress();
+  if (process.stdin.isTTY && levelIncludes(loglevel, "warning")) say("info", ESCAPE_HINT);
   return await attach(machine, levelIncludes(loglevel, "debug"));
 }

@@ -58,7 +58,11 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
+/** Environment variable that names `MachineConfig.providerModule` where the options do not: for tests. */
+const PROVIDER_VARIABLE = "NLKT_PROVIDER_MODULE";
+
 export function defaultConfig(): MachineConfig {
+  const providerModule = process.env[PROVIDER_VARIABLE];
   return {
     name: `guest-${process.pid}`,
     ramBytes: DEFAULT_RAM_BYTES,
@@ -69,6 +73,7 @@ export function defaultConfig(): MachineConfig {
     isaDebugExit: false,
     onReboot: "exit",
     debug: { ioport: false, mmio: false, singleStep: false },
+    ...(providerModule === undefined ? {} : { providerModule }),
   };
 }
 

@@ -3,6 +3,7 @@ import { concatArchives } from "../boot/cpio.js";
 import { fetchInitramfs, fetchKernel, type Progress } from "../boot/default-guest.js";
 import { guestCommandArchive } from "../boot/guest-command.js";
 import { ConfigError } from "./config.js";
+import { given } from "./given.js";
 import { readInputFile } from "./input-file.js";
 
 export type { Progress } from "../boot/default-guest.js";
@@ -51,10 +52,10 @@ export async function resolveGuest(
   return {
     kernelName: kernelFile,
     kernel,
-    ...(initrd === undefined ? {} : initrd),
+    ...initrd,
     params: options.params ?? "",
     defaultParams: !nodefaults,
-    ...(command === undefined ? {} : { command }),
+    ...given({ command }),
   };
 }
 
@@ -68,9 +69,7 @@ async function resolveInitrd(options: GuestOptions, ramBytes: number, progress: 
   if (!wanted) return undefined;
   const file = await fetchInitramfs(progress);
   const extra = guestCommandArchive({
-    ...(command === undefined ? {} : { argv: command }),
-    ...(options.environment === undefined ? {} : { environment: options.environment }),
-    ...(options.terminal === undefined ? {} : { terminal: options.terminal }),
+    ...given({ argv: command, environment: options.environment, terminal: options.terminal }),
   });
   const base = await readInputFile("the default initial RAM disk", file, ramBytes);
   return { initrdName: file, initrd: concatArchives([base, extra]) };
