@@ -2,11 +2,17 @@
 import path from "node:path";
 import { inspect } from "node:util";
 
+/** Of what a test file writes to standard error, this much is shown where it fails. */
+const STDERR_CHARACTERS = 4000;
+
 export class TestReport {
   #directory;
-  #files = new Map();
+  #totals = { passed: 0, failed: 0, skipped: 0, files: 0 };
   #failures = [];
   #skipped = [];
+  #stderr = new Map();
+  /** The file whose events come in; they come file by file. */
+  #current;
   #started = performance.now();
 
   /** `directory`: what file names are shown relative to. */
@@ -15,54 +21,70 @@ export class TestReport {
   }
 
   event(type, data) {
-    if (type === "test:stderr" || type === "test:stdout") return;
-    if (type !== "test:pass" && type !== "test:fail") return;
-    const file = path.relative(this.#directory, data.file ?? data.name);
-    // A file is a test of its own around its tests; it counts only if it failed by itself.
-    const isFile = data.nesting === 0 && (data.file === undefined || data.name === data.file);
-    const isSuite = data.details?.type === "suite";
+    if (type === "test:stderr") {
+      const text = (this.#stderr.get(data.file) ?? "") + data.message;
+      this.#stderr.set(data.file, text.slice(-STDERR_CHARACTERS));
+    } else if (type === "test:pass" || type === "test:fail") this.#result(type === "test:pass", data);
+  }
+
+  #result(passed, data) {
+    const { name, details, skip, nesting } = data;
+    const file = data.file ?? name;
     const numbers = this.#numbers(file);
-    if (type === "test:fail") {
-      const cause = data.details.error?.cause ?? data.details.error;
-      // A suite fails because of its tests, which are reported themselves.
-      if (data.details.error?.failureType === "subtestsFailed") return;
+    // Files and suites come as tests around their tests; they count only where they fail by themselves.
+    const isFile = nesting === 0 && name === file;
+    if (!passed) {
+      if (details.error?.failureType === "subtestsFailed") return;
       numbers.failed++;
-      this.#failures.push({ file, name: data.name, cause });
-      console.log(`FAIL  ${file}: ${data.name}`);
-    } else if (data.skip !== undefined && data.skip !== false) {
+      const cause = details.error?.cause ?? details.error;
+      this.#failures.push({ file, name: isFile ? "(the file itself)" : name, cause });
+    } else if (skip !== undefined && skip !== false) {
       numbers.skipped++;
-      this.#skipped.push({ file, name: data.name, reason: data.skip === true ? "" : data.skip });
-    } else if (!isFile && !isSuite) numbers.passed++;
+      this.#skipped.push({ file, name, reason: skip === true ? "no reason given" : skip });
+    } else if (!isFile && details?.type !== "suite") numbers.passed++;
   }
 
   #numbers(file) {
-    let numbers = this.#files.get(file);
-    if (numbers === undefined) {
-      numbers = { passed: 0, failed: 0, skipped: 0 };
-      this.#files.set(file, numbers);
+    if (this.#current?.file !== file) {
+      this.#endFile();
+      this.#current = { file, passed: 0, failed: 0, skipped: 0 };
     }
-    return numbers;
+    return this.#current;
+  }
+
+  #endFile() {
+    if (this.#current === undefined) return;
+    const { file, passed, failed, skipped } = this.#current;
+    const extra = `${failed > 0 ? `, ${failed} failed` : ""}${skipped > 0 ? `, ${skipped} skipped` : ""}`;
+    console.log(`${failed > 0 ? "FAIL" : "ok  "}  ${this.#short(file)}  ${passed} passed${extra}`);
+    this.#totals.passed += passed;
+    this.#totals.failed += failed;
+    this.#totals.skipped += skipped;
+    this.#totals.files++;
+  }
+
+  #short(file) {
+    return path.relative(this.#directory, file);
   }
 
   /** Print the summary; returns the exit status. */
   finish() {
-    const totals = { passed: 0, failed: 0, skipped: 0 };
-    for (const [file, numbers] of [...this.#files].sort()) {
-      for (const key of Object.keys(totals)) totals[key] += numbers[key];
-      const { passed, failed, skipped } = numbers;
-      const extra = `${failed > 0 ? `, ${failed} failed` : ""}${skipped > 0 ? `, ${skipped} skipped` : ""}`;
-      console.log(`${failed > 0 ? "FAIL" : "ok  "}  ${file}  ${passed} passed${extra}`);
-    }
+    this.#endFile();
     for (const { file, name, cause } of this.#failures) {
-      console.log(`\nFAIL  ${file}: ${name}\n${typeof cause === "string" ? cause : inspect(cause)}`);
+      console.log(`\nFAIL  ${this.#short(file)}: ${name}`);
+      console.log(typeof cause === "string" ? cause : inspect(cause));
+      const stderr = this.#stderr.get(file);
+      if (stderr !== undefined) console.log(stderr.trimEnd());
     }
     if (this.#skipped.length > 0) console.log("\nSkipped:");
-    for (const { file, name, reason } of this.#skipped) console.log(`  ${file}: ${name}: ${reason}`);
+    for (const { file, name, reason } of this.#skipped)
+      console.log(`  ${this.#short(file)}: ${name}: ${reason}`);
+    const { passed, failed, skipped, files } = this.#totals;
     const seconds = ((performance.now() - this.#started) / 1000).toFixed(1);
     console.log(
-      `\n${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped in ${this.#files.size} files, ` +
-        `${seconds} s, Node ${process.versions.node}`,
+      `\n${passed} passed, ${failed} failed, ${skipped} skipped in ${files} files, ${seconds} s, ` +
+        `Node ${process.versions.node}`,
     );
-    return totals.failed > 0 ? 1 : 0;
+    return failed > 0 ? 1 : 0;
   }
 }
