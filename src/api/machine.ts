@@ -98,7 +98,7 @@ export class Machine {
   static async create(options: MachineOptions = {}): Promise<Machine> {
     const config = configOf(options);
     checkConfig(config);
-    const guest = await resolveGuest(options, config.ramBytes, options.progress);
+    const guest = await resolveGuest(options, options.progress);
     const instance = await makeInstance(config, guest, options.log);
     return new Machine(options, config, guest, instance);
   }
@@ -114,7 +114,7 @@ export class Machine {
         timeoutSeconds * 1000,
       );
     }
-    await this.#instance.start();
+    this.#instance.start();
   }
 
   /** Resolves when the machine has ended, and how. */
@@ -136,7 +136,7 @@ export class Machine {
 
   async resume(): Promise<void> {
     this.#paused = false;
-    if (this.#started) await this.#instance.start();
+    if (this.#started) this.#instance.start();
   }
 
   /** Press the power button, which a guest takes as the wish that it shut down. */
@@ -176,7 +176,7 @@ export class Machine {
         this.#panic = new PanicWatch();
         this.#instance = await makeInstance(this.#config, this.#guest, this.#options.log);
         if (this.#stopping) this.#instance.end({ reason: EndReason.STOPPED });
-        else if (!this.#paused) await this.#instance.start();
+        else if (!this.#paused) this.#instance.start();
       } catch (error) {
         this.#over({ reason: "failure", code: 1, message: (error as Error).message });
         return;

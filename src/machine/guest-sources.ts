@@ -2,14 +2,11 @@
 import { concatArchives } from "../boot/cpio.js";
 import { fetchInitramfs, fetchKernel, type Progress } from "../boot/default-guest.js";
 import { guestCommandArchive } from "../boot/guest-command.js";
+import { readImageFile } from "../boot/kernel-image.js";
 import { ConfigError } from "./config.js";
 import { given } from "./given.js";
-import { readInputFile } from "./input-file.js";
 
 export type { Progress } from "../boot/default-guest.js";
-
-/** A kernel with all its debugging information is well below it. */
-const MAX_KERNEL_FILE_BYTES = 2 ** 31 - 1;
 
 export interface GuestOptions {
   readonly kernel?: string;
@@ -38,7 +35,6 @@ export interface GuestSources {
 /** Get everything that `options` name or imply. Throws an error of one line. */
 export async function resolveGuest(
   options: GuestOptions,
-  ramBytes: number,
   progress: Progress = () => {},
 ): Promise<GuestSources> {
   const { command, nodefaults = false } = options;
@@ -47,8 +43,8 @@ export async function resolveGuest(
   }
   if (command !== undefined && command.length === 0) throw new ConfigError("the command is empty");
   const kernelFile = options.kernel ?? (await fetchKernel({}, progress)).vmlinuz;
-  const kernel = await readInputFile("--kernel", kernelFile, MAX_KERNEL_FILE_BYTES);
-  const initrd = await resolveInitrd(options, ramBytes, progress);
+  const kernel = await readImageFile(kernelFile, "kernel");
+  const initrd = await resolveInitrd(options, progress);
   return {
     kernelName: kernelFile,
     kernel,
@@ -59,11 +55,11 @@ export async function resolveGuest(
   };
 }
 
-async function resolveInitrd(options: GuestOptions, ramBytes: number, progress: Progress) {
+async function resolveInitrd(options: GuestOptions, progress: Progress) {
   const { command, kernel, initrd } = options;
   if (initrd !== undefined) {
     if (command !== undefined) throw new ConfigError("--initrd and a command exclude each other");
-    return { initrdName: initrd, initrd: await readInputFile("--initrd", initrd, ramBytes) };
+    return { initrdName: initrd, initrd: await readImageFile(initrd, "initrd") };
   }
   const wanted = command !== undefined || (options.defaultInitrd ?? kernel === undefined);
   if (!wanted) return undefined;
@@ -71,6 +67,6 @@ async function resolveInitrd(options: GuestOptions, ramBytes: number, progress: 
   const extra = guestCommandArchive({
     ...given({ argv: command, environment: options.environment, terminal: options.terminal }),
   });
-  const base = await readInputFile("the default initial RAM disk", file, ramBytes);
+  const base = await readImageFile(file, "initrd");
   return { initrdName: file, initrd: concatArchives([base, extra]) };
 }

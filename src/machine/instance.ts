@@ -3,12 +3,13 @@
  * gets a new instance.
  */
 import { Clock } from "../memory/clock.js";
-import { gpa } from "../memory/guest-memory.js";
+import { createLockOrderTable, LOCKDEP_VARIABLE, validateLocksIfAsked } from "../memory/lock-order.js";
 import { SharedMemory } from "../memory/shared-memory.js";
 import { Board } from "./board.js";
 import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
 import type { End } from "./exit-status.js";
 import type { GuestSources } from "./guest-sources.js";
+import { loadGuest } from "./load-guest.js";
 import type { LogSink } from "./log.js";
 import { formatMiB, planLinearMemory } from "./memory-map.js";
 import { loadProvider } from "./provider.js";
@@ -16,6 +17,7 @@ import { Threads } from "./threads.js";
 
 export class Instance {
   readonly #threads: Threads;
+  readonly #log: LogSink;
   /** Resolves when the machine has ended; its threads may still be at it. */
   readonly ending: Promise<void>;
   /** Resolves when the machine has ended and none of its threads runs any more. */
@@ -25,9 +27,11 @@ export class Instance {
     readonly config: MachineConfig,
     readonly board: Board,
     log: LogSink,
+    lockOrder: SharedArrayBuffer | undefined,
   ) {
+    this.#log = log;
     this.#threads = new Threads(
-      { config, memory: board.memory.memory, epoch: board.clock.epoch },
+      { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
       board.lifecycle,
       () => log("debug", firstInstruction(board)),
     );
@@ -38,6 +42,8 @@ export class Instance {
   /** Make the machine; it does not run yet. Throws `ConfigError`. */
   static async create(config: MachineConfig, log: LogSink): Promise<Instance> {
     checkConfig(config);
+    const lockOrder = lockOrderTable();
+    validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
     const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
     let memory: SharedMemory;
@@ -48,17 +54,18 @@ export class Instance {
     }
     const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
     board.reset();
-    return new Instance(config, board, log);
+    return new Instance(config, board, log, lockOrder);
   }
 
   /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
   async load(guest: GuestSources): Promise<void> {
-    this.board.guestMemory.write(gpa(0x100000), guest.kernel);
+    const started = performance.now();
+    const description = await loadGuest(this.board, this.config.cpus, guest);
+    this.#log("debug", `${description}, in ${(performance.now() - started).toFixed(0)} ms`);
   }
 
   /** Let the vCPUs run, for the first time or after `pause`. */
-  async start(): Promise<void> {
-    await this.#threads.ready();
+  start(): void {
     this.board.lifecycle.setRunning(true);
   }
 
@@ -94,4 +101,9 @@ export class Instance {
 function firstInstruction({ clock, lifecycle }: Board): string {
   const milliseconds = performance.now() - (clock.now() - lifecycle.firstRun) / 1e6;
   return `first guest instruction ${milliseconds.toFixed(0)} ms after the start of the process`;
+}
+
+/** One table for all threads, so that an inversion between two of them is found. */
+function lockOrderTable(): SharedArrayBuffer | undefined {
+  return process.env[LOCKDEP_VARIABLE] === "1" ? createLockOrderTable() : undefined;
 }

@@ -1,6 +1,6 @@
 /** What a Worker of the machine is given, and what it does first. */
-import { parentPort } from "node:worker_threads";
 import { Clock } from "../memory/clock.js";
+import { validateLocksIfAsked } from "../memory/lock-order.js";
 import { SharedMemory } from "../memory/shared-memory.js";
 import { Board } from "./board.js";
 import type { MachineConfig } from "./config.js";
@@ -11,20 +11,14 @@ export interface ThreadData {
   readonly memory: WebAssembly.Memory;
   /** `Clock.epoch`. */
   readonly epoch: bigint;
+  /** Of the lock-order validator (memory/lock-order.ts), where it runs. */
+  readonly lockOrder: SharedArrayBuffer | undefined;
   /** Number of the vCPU; unused by the timer thread. */
   readonly id: number;
 }
 
-/** What threads post to the main thread. */
-export type ThreadMessage =
-  /** The thread has its objects and waits for the machine to run. */
-  | "ready"
-  /** vCPU 0 is about to run its first instruction. */
-  | "running";
-
-export function post(message: ThreadMessage): void {
-  parentPort?.postMessage(message);
-}
+/** Posted to the main thread when vCPU 0 is about to run its first instruction. */
+export const RUNNING = "running";
 
 /**
  * Build this thread's objects over the machine's memory and run `body` on them. What goes wrong before the board exists
@@ -35,6 +29,7 @@ export async function enterThread(
   data: ThreadData,
   body: (board: Board) => void,
 ): Promise<void> {
+  validateLocksIfAsked(data.lockOrder);
   const provider = await loadProvider(data.config);
   const board = new Board({
     config: data.config,
@@ -43,7 +38,6 @@ export async function enterThread(
     clock: new Clock(data.epoch),
     create: false,
   });
-  post("ready");
   try {
     board.lifecycle.waitUntilRunning();
     body(board);

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { EndReason } from "./exit-status.js";
 import type { Lifecycle } from "./lifecycle.js";
-import type { ThreadData, ThreadMessage } from "./thread-data.js";
+import { RUNNING, type ThreadData } from "./thread-data.js";
 
 const VCPU_THREAD = new URL("./vcpu-thread.js", import.meta.url);
 const TIMER_THREAD = new URL("./timer-thread.js", import.meta.url);
@@ -13,7 +13,6 @@ const GRACE_MILLISECONDS = 1000;
 
 export class Threads {
   readonly #workers: Worker[] = [];
-  readonly #ready: Promise<unknown>[] = [];
 
   /**
    * Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. `onRunning`: the
@@ -23,8 +22,8 @@ export class Threads {
     for (let id = 0; id < data.config.cpus; id++)
       this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
-    this.#workers[0].on("message", (message: ThreadMessage) => {
-      if (message === "running") onRunning();
+    this.#workers[0].on("message", (message: unknown) => {
+      if (message === RUNNING) onRunning();
     });
   }
 
@@ -36,13 +35,6 @@ export class Threads {
       lifecycle.end({ reason: EndReason.FAILURE, message: `thread ${name} ended with status ${code}` });
     });
     this.#workers.push(worker);
-    // A thread that fails before it is ready ends the machine, so whoever waits here is told by the lifecycle.
-    this.#ready.push(Promise.race([once(worker, "message"), once(worker, "exit")]).catch(() => {}));
-  }
-
-  /** Resolves once every thread has its objects, or has failed. */
-  async ready(): Promise<void> {
-    await Promise.all(this.#ready);
   }
 
   /** Wait for the threads to end, now that the lifecycle has ended, and terminate those that do not. */

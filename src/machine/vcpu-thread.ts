@@ -1,7 +1,7 @@
 /** Worker: runs one vCPU and serves its exits. */
-import { workerData } from "node:worker_threads";
+import { parentPort, workerData } from "node:worker_threads";
 import { traceLine } from "./log.js";
-import { enterThread, post, type ThreadData } from "./thread-data.js";
+import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
 import { runVcpu } from "./vcpu-runner.js";
 
 const data = workerData as ThreadData;
@@ -11,7 +11,7 @@ await enterThread(`vcpu-${data.id}`, data, (board) => {
   const vcpu = board.vm.vcpu(data.id);
   if (data.id === 0) {
     lifecycle.firstRun = clock.now();
-    post("running");
+    parentPort?.postMessage(RUNNING);
   }
   runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
 });

@@ -12,6 +12,8 @@ export const environment = {
   ...process.env,
   NO_COLOR: "1",
   NLKT_PROVIDER_MODULE: FAKE_PROVIDER,
+  // Every thread of these machines checks the order of its locks.
+  NLKT_LOCKDEP: "1",
 };
 
 export interface Result {

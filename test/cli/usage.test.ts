@@ -38,8 +38,8 @@ for (const [what, args, expected] of USAGE) {
 }
 
 const FAILURES: readonly (readonly [what: string, args: readonly string[], line: string | RegExp])[] = [
-  ["kernel that is not there", ["run", "/nonexistent"], "nlkt: --kernel /nonexistent: no such file\n"],
-  ["kernel that is a directory", ["run", "-k", "/"], "nlkt: --kernel /: is a directory\n"],
+  ["kernel that is not there", ["run", "/nonexistent"], "nlkt: kernel /nonexistent: no such file\n"],
+  ["kernel that is a directory", ["run", "-k", "/"], "nlkt: kernel /: is a directory\n"],
   ["too little memory", ["run", "-m", "1"], "nlkt: --mem: 1 MiB is too small: at least 4 MiB\n"],
   ["too much memory", ["run", "-m", "64G"], /^nlkt: --mem: 65536 MiB is too large: at most \d+ MiB\n$/],
   ["KVM", ["run", "--accel", "kvm"], /^nlkt: --accel kvm: .*not built yet.*\n$/],
