@@ -35,7 +35,7 @@ export const HIGH_RAM_START = 2 ** 32;
 
 /** Address 0 of the linear memory is nobody's, so that a zero address is a recognizable mistake. */
 const STATE_START = 4 * KIB;
-/** Room for the state of all devices, rings and locks. */
+/** Room for the state of all devices, rings and locks, and the page before it. */
 const DEVICE_STATE_BYTES = 16 * MIB;
 /** The most that a provider may ask for as its arena. */
 export const MAX_PROVIDER_ARENA_BYTES = 496 * MIB;
@@ -58,7 +58,7 @@ export interface LinearPlan {
 
 /** Lay out the linear memory. `ramBytes` and `arenaBytes` in bytes. */
 export function planLinearMemory(ramBytes: number, arenaBytes: number): LinearPlan {
-  const stateEnd = alignUp(STATE_START + DEVICE_STATE_BYTES + arenaBytes, WASM_PAGE_SIZE);
+  const stateEnd = alignUp(DEVICE_STATE_BYTES + arenaBytes, WASM_PAGE_SIZE);
   const total = alignUp(stateEnd + alignUp(ramBytes, PAGE), WASM_PAGE_SIZE);
   if (total > WASM_MEMORY_LIMIT) throw new RangeError(`machine of ${total} bytes passes 4 GiB`);
   return { stateStart: STATE_START, stateEnd, ramOffset: stateEnd, total };

@@ -139,14 +139,35 @@ test("on-reboot restart starts anew, until the guest powers off", async () => {
   assert.match(await output, /^(hello\r\n){3}$/);
 });
 
-test("pause holds the vCPUs, resume lets them go on", async () => {
-  const machine = await create({}, "print a", "wait");
+test("pause holds all vCPUs, resume lets them go on", async () => {
+  const machine = await create({ cpus: 4 }, "echo 0x04", POWER_OFF);
+  const output = text(machine.console);
+  await machine.start();
+  await machine.pause();
+  machine.console.write("typed while paused\u0004");
+  // The machine stands: it cannot have echoed, let alone powered off.
+  assert.equal(machine.console.readableLength, 0);
+  await machine.resume();
+  assert.equal((await machine.wait()).reason, "poweroff");
+  assert.equal(await output, "typed while paused");
+});
+
+test("a machine that is paused can be stopped", async () => {
+  const machine = await create({ cpus: 2 }, "wait");
   machine.console.resume();
   await machine.start();
   await machine.pause();
-  await machine.resume();
-  await machine.pause();
   assert.equal((await machine.stop()).reason, "stopped");
+});
+
+test("a machine paused before its start does not start", async () => {
+  const machine = await create({}, "print early", "wait");
+  const output = text(machine.console);
+  await machine.pause();
+  await machine.start();
+  await machine.pause();
+  await machine.stop();
+  assert.equal(await output, "");
 });
 
 test("port accesses: string exits, unclaimed ports, PCI configuration mechanism #1", async () => {

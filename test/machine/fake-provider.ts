@@ -121,6 +121,8 @@ class FakeVcpu implements Vcpu {
       exit.reason = ExitReason.INTR;
       return exit.reason;
     }
+    // The other vCPUs wait for a start-up interrupt that never comes.
+    if (this.id !== 0) return this.#wait();
     this.#steps ??= this.#play();
     const { value } = this.#steps.next();
     if (value === undefined) return this.#wait();
