@@ -33,7 +33,7 @@ export function kernelCommand(): Command {
     .command("pull")
     .description("fetch a kernel of Debian, and the default initramfs")
     .argument("[PACKAGE]", "the kernel's package", DEFAULT_KERNEL_PACKAGE)
-    .option("--suite NAME", "the Debian release, such as bookworm or bookworm-backports")
+    .option("--suite <NAME>", "the Debian release, such as bookworm or bookworm-backports")
     .action(async (name: string, { suite }: { suite?: string }) => {
       const request = { package: name, ...(suite === undefined ? {} : { suite }) };
       const kernel = await fetchKernel(request, showProgress);
@@ -45,7 +45,7 @@ export function kernelCommand(): Command {
     .command("rm")
     .description("remove a kernel from the cache")
     .argument("[PACKAGE]", "the kernel's package")
-    .option("--suite NAME", "only of this Debian release")
+    .option("--suite <NAME>", "only of this Debian release")
     .option("--all", "remove all")
     .action(async (name: string | undefined, options: { suite?: string; all?: boolean }, self: Command) => {
       if ((name === undefined) !== (options.all === true)) self.error("error: name a PACKAGE, or give --all");

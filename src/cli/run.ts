@@ -159,6 +159,7 @@ async function machineOptions(
 async function run(options: MachineOptions, { loglevel }: RunOptions): Promise<number> {
   const machine = await Machine.create(options);
   endProgress();
+  process.title = `nlkt ${machine.name}`;
   if (process.stdin.isTTY && levelIncludes(loglevel, "warning")) say("info", ESCAPE_HINT);
   return await attach(machine, levelIncludes(loglevel, "debug"));
 }

@@ -16,6 +16,12 @@ export class TerminalInput {
   readonly #keys = new EscapeKeys();
   readonly #onData: (chunk: Buffer) => void;
   readonly #restore = () => this.#setRaw(false);
+  /** Stopped from outside (`kill -TSTP`): the shell gets its terminal as it was. */
+  readonly #suspend = () => {
+    this.#setRaw(false);
+    process.kill(process.pid, "SIGSTOP");
+  };
+  readonly #continue = () => this.#setRaw(true);
 
   constructor(handlers: TerminalHandlers) {
     const { stdin } = process;
@@ -35,6 +41,7 @@ export class TerminalInput {
     stdin.on("error", () => {});
     this.#setRaw(true);
     process.on("exit", this.#restore);
+    if (stdin.isTTY) process.on("SIGTSTP", this.#suspend).on("SIGCONT", this.#continue);
   }
 
   #setRaw(raw: boolean): void {
@@ -48,7 +55,7 @@ export class TerminalInput {
 
   close(): void {
     const { stdin } = process;
-    process.off("exit", this.#restore);
+    process.off("exit", this.#restore).off("SIGTSTP", this.#suspend).off("SIGCONT", this.#continue);
     this.#restore();
     stdin.off("data", this.#onData);
     stdin.pause();

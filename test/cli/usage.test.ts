@@ -25,6 +25,7 @@ const USAGE: readonly (readonly [what: string, args: readonly string[], stderr: 
   ["a command elsewhere", ["version", "--", "ls"], /only `nlkt run` takes a command/],
   ["initrd and command", ["run", "-i", "x", "--", "ls"], /--initrd and COMMAND exclude each other/],
   ["kernel rm of nothing", ["kernel", "rm"], /name a PACKAGE/],
+  ["a missing suite", ["kernel", "pull", "--suite"], /'--suite <NAME>' argument missing/],
   ["an unknown kernel command", ["kernel", "frob"], /unknown command 'frob'/],
 ];
 
