@@ -16,6 +16,7 @@ import {
   PCI_CONFIG_PORT_COUNT,
   PciHostBridge,
 } from "../devices/pci/host-bridge.js";
+import { RTC_IRQ, RTC_PORT, RTC_SIZE, Rtc } from "../devices/rtc.js";
 import { COM_PORTS, UART_SIZE, Uart } from "../devices/serial.js";
 import type { Vm } from "../hypervisor/seam.js";
 import { ByteRing } from "../memory/byte-ring.js";
@@ -29,7 +30,7 @@ import { EndReason } from "./exit-status.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
-import { planLinearMemory, ramSlots } from "./memory-map.js";
+import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
@@ -82,6 +83,7 @@ export class Board {
     };
     const [console] = this.#addSerialPorts(config);
     this.#inputTimer = this.timers.create(() => console.poll());
+    this.#addRtc(config);
     this.#addPciHost();
     const pm = this.#addPowerManagement();
     this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
@@ -109,6 +111,13 @@ export class Board {
       this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });
       return uart;
     });
+  }
+
+  #addRtc({ ramBytes }: MachineConfig): void {
+    const rtc = new Rtc(this.allocator, { irq: gsiLine(this.vm, RTC_IRQ), timers: this.timers });
+    const lowRam = Math.min(ramBytes, LOW_RAM_LIMIT);
+    this.#resets.push(() => rtc.reset({ lowRam, highRam: ramBytes - lowRam }));
+    this.ports.register({ owner: "rtc", start: RTC_PORT, size: RTC_SIZE, device: rtc, maxSize: 1 });
   }
 
   #addPciHost(): void {
