@@ -14,6 +14,7 @@ import { given } from "../machine/given.js";
 import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
 import { Instance } from "../machine/instance.js";
 import type { LogSink } from "../machine/log.js";
+import { formatMiB } from "../machine/memory-map.js";
 import { PanicWatch } from "../machine/panic-watch.js";
 import { GuestConsole } from "./console.js";
 
@@ -45,7 +46,7 @@ export interface MachineOptions {
   cpus?: number;
   accel?: Accel;
   tier?: Tier;
-  /** "none": the guest's output goes nowhere and the console stream ends at once. */
+  /** "none": the guest's output goes nowhere. */
   console?: ConsoleKind;
   /** A write of V to port 0xf4 ends the machine with code (V << 1) | 1. */
   isaDebugExit?: boolean;
@@ -98,6 +99,8 @@ export class Machine {
   static async create(options: MachineOptions = {}): Promise<Machine> {
     const config = configOf(options);
     checkConfig(config);
+    const { name, cpus, ramBytes } = config;
+    options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
     const guest = await resolveGuest(options, options.progress);
     const instance = await makeInstance(config, guest, options.log);
     return new Machine(options, config, guest, instance);
@@ -171,7 +174,7 @@ export class Machine {
         this.#over(status);
         return;
       }
-      this.#options.log?.("info", "the guest reboots");
+      this.#options.log?.("info", `${this.name}: reboots`);
       try {
         this.#panic = new PanicWatch();
         this.#instance = await makeInstance(this.#config, this.#guest, this.#options.log);
@@ -185,6 +188,7 @@ export class Machine {
   }
 
   #over(status: ExitStatus): void {
+    this.#options.log?.("info", `${this.name}: ended: ${status.reason}`);
     clearTimeout(this.#timer);
     this.console.finish();
     this.#finish(status);

@@ -50,7 +50,7 @@ export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: R
     lifecycle.end({
       reason: EndReason.CRASH,
       message: `vCPU ${vcpu.id}: ${what}`,
-      detail: registerDump(vcpu, guestMemory),
+      detail: dump(vcpu, guestMemory),
     });
   for (;;) {
     const phase = lifecycle.phase;
@@ -91,5 +91,14 @@ export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: R
       default:
         crash(`unexpected exit ${exit.reason}`);
     }
+  }
+}
+
+/** A crash is reported even where its state cannot be had. */
+function dump(vcpu: Vcpu, guestMemory: GuestMemory): string {
+  try {
+    return registerDump(vcpu, guestMemory);
+  } catch (error) {
+    return `no registers: ${(error as Error).message}`;
   }
 }
