@@ -182,6 +182,19 @@ test("port accesses: string exits, unclaimed ports, PCI configuration mechanism 
   assert.equal(output, "ABCffffffff\r\n86805" + "70d\r\n");
 });
 
+test("the power button sets PWRBTN_STS", async () => {
+  // ACPI 6.5, table 4.11: bit 8 of PM1_STS.
+  const machine = await create({}, "print up", "until 0x600 2 0x100", POWER_OFF);
+  machine.console.once("data", () => machine.powerButton());
+  await machine.start();
+  assert.equal((await machine.wait()).reason, "poweroff");
+});
+
+test("the RTC shows this year", async () => {
+  const { output } = await play({}, "out 0x70 1 0x32", "in 0x71 1", POWER_OFF);
+  assert.equal(output, "20\r\n");
+});
+
 test("MMIO: unclaimed reads are ones, ECAM shows the host bridge", async () => {
   const { output } = await play({}, "mmio-read 0xd0000000 8", "mmio-read 0xe0000000 4", POWER_OFF);
   assert.equal(output, "ffffffffffffffff\r\n8680570d\r\n");

@@ -7,6 +7,7 @@
  *   print TEXT                       the bytes of TEXT and CR LF to COM1
  *   print-times N TEXT               the same, N times
  *   echo BYTE                        copy COM1's input to its output until BYTE came, by polling
+ *   until PORT SIZE MASK             read the port until a bit of MASK is set
  *   mmio-write ADDRESS SIZE VALUE    mmio-read ADDRESS SIZE (the answer is printed)
  *   exit REASON [DETAIL]             return that exit
  *   throw TEXT                       throw an Error in the vCPU's thread
@@ -179,6 +180,18 @@ class FakeVcpu implements Vcpu {
         yield* this.#print(`${text}\r\n`);
         break;
       }
+      case "until": {
+        let value = 0;
+        while ((value & values[0]) === 0) {
+          yield {
+            ...input(first, second),
+            answered: (data) => {
+              value = Number.parseInt(hexBytes(data.slice(0, second).reverse(), second), 16);
+            },
+          };
+        }
+        break;
+      }
       case "mmio-write":
         yield {
           reason: ExitReason.MMIO,
@@ -285,8 +298,8 @@ function out(port: number, size: number, values: readonly number[]): Step {
   };
 }
 
-function input(port: number): Step {
-  return { reason: ExitReason.IO, fields: { port, size: 1, isWrite: false } };
+function input(port: number, size = 1): Step {
+  return { reason: ExitReason.IO, fields: { port, size, isWrite: false } };
 }
 
 export const arenaBytes = (cpus: number): number => cpus * 4096;

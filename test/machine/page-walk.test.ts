@@ -77,3 +77,23 @@ test("a table outside of RAM is said to be", () => {
   const lines = walk(machine(), { cr3: 0xffff_f000n, cr4: 1n << 5n, efer: 1n << 10n }, 0n);
   assert.deepEqual(lines, ["PML4E [000] at fffff000: outside of RAM"]);
 });
+
+test("whatever is in memory, a walk ends", () => {
+  const memory = machine();
+  let seed = 1;
+  const random = () => {
+    seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+    return seed >>> 1;
+  };
+  const random64 = () => (BigInt(random()) << 40n) ^ (BigInt(random()) << 20n) ^ BigInt(random());
+  for (let i = 0; i < MIB; i++) memory.memory.u32[i] = (random() & random() & 0x7fffff) | (random() & 0x83);
+  for (let round = 0; round < 20_000; round++) {
+    const control = {
+      cr3: random64() & (round % 2 === 0 ? 0x3f_ffffn : 2n ** 64n - 1n),
+      cr4: BigInt(random()) & 0x1030n,
+      efer: BigInt(random()) & 0x400n,
+    };
+    const lines = walk(memory, control, BigInt.asUintN(64, random64() << BigInt(round % 20)));
+    assert.ok(lines.length >= 1 && lines.length <= 6);
+  }
+});
