@@ -5,6 +5,8 @@ const program = new URL("../dist/src/cli/program.js", import.meta.url);
 
 if (existsSync(program)) {
   const { main } = await import(program.href);
+  // Messages that nobody can read any more are no reason to end a machine.
+  process.stderr.on("error", () => {});
   process.on("uncaughtException", (error) => {
     process.stderr.write(`nlkt: internal error: ${error.stack}\n`);
     process.exit(1);

@@ -1,4 +1,4 @@
-/** Worker: runs the handlers of the machine's timers, and what the host side wants done to devices (host-events.ts). */
+/** Worker: runs the handlers of the machine's timers, and what the host side wants done to devices (`Board.inputArrived`). */
 import { workerData } from "node:worker_threads";
 import { enterThread, type ThreadData } from "./thread-data.js";
 
