@@ -8,6 +8,7 @@ import { ACPI_PM_PORT, ACPI_PM_PORT_COUNT, AcpiPm, SCI_GSI } from "../devices/ac
 import { MmioBus, PortBus } from "../devices/bus.js";
 import { printingTrace } from "../devices/bus-trace.js";
 import { DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE, DebugExit } from "../devices/debug-exit.js";
+import { I8042, I8042_PORTS, KEYBOARD_IRQ, MOUSE_IRQ } from "../devices/i8042.js";
 import { gsiLine, WiredOr } from "../devices/interrupt-line.js";
 import {
   ECAM_BASE,
@@ -18,6 +19,7 @@ import {
 } from "../devices/pci/host-bridge.js";
 import { RTC_IRQ, RTC_PORT, RTC_SIZE, Rtc } from "../devices/rtc.js";
 import { COM_PORTS, UART_SIZE, Uart } from "../devices/serial.js";
+import { SYSTEM_CONTROL_PORT, SystemControlPort } from "../devices/system-control.js";
 import type { Vm } from "../hypervisor/seam.js";
 import { ByteRing } from "../memory/byte-ring.js";
 import type { Clock } from "../memory/clock.js";
@@ -68,7 +70,8 @@ export class Board {
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
     this.lifecycle = new Lifecycle(memory, this.allocator);
     this.timers = new Timers(memory, this.allocator, clock);
-    this.#resets.push(() => this.timers.reset());
+    // Before the provider, which may arm its timers as it is made.
+    if (create) this.timers.reset();
     this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
@@ -84,6 +87,7 @@ export class Board {
     const [console] = this.#addSerialPorts(config);
     this.#inputTimer = this.timers.create(() => console.poll());
     this.#addRtc(config);
+    this.#addKeyboardController();
     this.#addPciHost();
     const pm = this.#addPowerManagement();
     this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
@@ -118,6 +122,29 @@ export class Board {
     const lowRam = Math.min(ramBytes, LOW_RAM_LIMIT);
     this.#resets.push(() => rtc.reset({ lowRam, highRam: ramBytes - lowRam }));
     this.ports.register({ owner: "rtc", start: RTC_PORT, size: RTC_SIZE, device: rtc, maxSize: 1 });
+  }
+
+  #addKeyboardController(): void {
+    const onReset = () => this.#reboot();
+    const i8042 = new I8042(this.allocator, {
+      keyboardIrq: gsiLine(this.vm, KEYBOARD_IRQ),
+      mouseIrq: gsiLine(this.vm, MOUSE_IRQ),
+      onReset,
+    });
+    this.#resets.push(() => i8042.reset());
+    for (const { port, offset } of I8042_PORTS) {
+      const range = { owner: "i8042", start: port, size: 1, device: i8042, maxSize: 1 } as const;
+      this.ports.register({ ...range, deviceOffset: offset });
+    }
+    const control = new SystemControlPort(this.allocator, onReset);
+    this.#resets.push(() => control.reset());
+    this.ports.register({
+      owner: "system-control",
+      start: SYSTEM_CONTROL_PORT,
+      size: 1,
+      device: control,
+      maxSize: 1,
+    });
   }
 
   #addPciHost(): void {

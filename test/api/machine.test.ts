@@ -34,6 +34,11 @@ test("a reset ends the machine with 0", async () => {
   assert.deepEqual(status, { reason: "reboot", code: 0 });
 });
 
+test("the keyboard controller's reset line and port 0x92 reset, too", async () => {
+  assert.equal((await play({}, "out 0x64 1 0xfe")).status.reason, "reboot");
+  assert.equal((await play({}, "out 0x92 1 0x01")).status.reason, "reboot");
+});
+
 test("a debug exit has the status (V << 1) | 1", async () => {
   const { status } = await play({ isaDebugExit: true }, "out 0xf4 4 0x10");
   assert.deepEqual(status, { reason: "debug-exit", code: 0x21 });
