@@ -12,7 +12,7 @@ export function formatSize(bytes: number): string {
   ] as const) {
     if (bytes >= unit) {
       const value = bytes / unit;
-      return `${Number.isInteger(value) ? value : value.toFixed(1)} ${name}`;
+      return `${Number(value.toFixed(1))} ${name}`;
     }
   }
   return `${bytes} bytes`;

@@ -102,7 +102,6 @@ export async function loadBzImage(context: LoadContext): Promise<BootState> {
         setup: context.kernel,
         commandLineLimit: header.commandLineLimit,
         initrdAddressMax: header.initrdAddressMax,
-        relocatable: header.relocatable,
       };
       return loadVmlinux(context, parseElf(vmlinux, name), facts);
     }
@@ -147,10 +146,7 @@ function loadWhole(context: LoadContext, header: SetupHeader): BootState {
   const runtime = header.relocatable || header.preferredAddress === 0 ? load : header.preferredAddress;
   const end = Math.max(load + code.length, runtime + header.initSize);
   if (!placement.take(load, end - load)) {
-    throw new BootError(
-      `${name}: does not fit into ${placement.memorySize}: ` +
-        `needs ${formatSize(end - load)} at address 0x${load.toString(16)}`,
-    );
+    throw new BootError(`${name}: ${placement.whyNot(load, end - load)}`);
   }
   memory.write(gpa(load), code);
 

@@ -5,7 +5,7 @@
  * file is checked against the file; whether a segment fits into guest memory is `loadElf`'s to check.
  */
 import { type GuestMemory, gpa } from "../memory/guest-memory.js";
-import { BootError, formatSize } from "./boot-error.js";
+import { BootError } from "./boot-error.js";
 import type { Placement } from "./placement.js";
 
 const EI_CLASS = 4;
@@ -41,6 +41,8 @@ const NOTE_HEADER_SIZE = 12;
 /** Kernels have under 4 KiB of notes; more are not looked at. */
 const NOTES_LIMIT = 65536;
 
+/** Kernels have fewer than ten; each costs a search through the others. */
+const SEGMENTS_LIMIT = 128;
 /** A larger distance between segments is no alignment. */
 const GAP_LIMIT = 4 * 2 ** 20;
 
@@ -124,6 +126,7 @@ export function parseElf(file: Uint8Array, name: string): ElfImage {
       throw broken(`segment ${index} ends past the physical address space`);
     }
     if (memorySize > 0n) {
+      if (segments.length >= SEGMENTS_LIMIT) throw broken(`more than ${SEGMENTS_LIMIT} segments to load`);
       segments.push({ physical: Number(physical), virtual, size: Number(memorySize), data });
     }
   }
@@ -168,31 +171,17 @@ export function elfExtent(image: ElfImage): { start: number; end: number } {
 }
 
 /**
- * Copies the segments into guest memory, `shift` bytes from where they ask to be. Throws `BootError` where one is
- * outside of RAM or on top of another.
+ * Copies the segments into guest memory. Throws `BootError` where one is outside of RAM or on top of another.
  */
-export function loadElf(
-  image: ElfImage,
-  memory: GuestMemory,
-  placement: Placement,
-  name: string,
-  shift = 0,
-): void {
+export function loadElf(image: ElfImage, memory: GuestMemory, placement: Placement, name: string): void {
   // All are checked before the first is copied: overlapping ones would otherwise be copied as often as they repeat.
-  for (const segment of image.segments) {
-    const start = segment.physical + shift;
-    if (!placement.take(start, segment.size)) {
-      throw new BootError(
-        `${name}: does not fit into ${placement.memorySize}: ` +
-          `needs ${formatSize(segment.size)} at address 0x${start.toString(16)}`,
-      );
-    }
+  for (const { physical, size } of image.segments) {
+    if (!placement.take(physical, size)) throw new BootError(`${name}: ${placement.whyNot(physical, size)}`);
   }
-  takeGaps(image, placement, shift);
-  for (const segment of image.segments) {
-    const start = segment.physical + shift;
-    memory.write(gpa(start), segment.data);
-    memory.fill(gpa(start + segment.data.length), segment.size - segment.data.length);
+  takeGaps(image, placement);
+  for (const { physical, size, data } of image.segments) {
+    memory.write(gpa(physical), data);
+    memory.fill(gpa(physical + data.length), size - data.length);
   }
 }
 
@@ -200,12 +189,12 @@ export function loadElf(
  * Takes what lies between the segments. Linux counts these gaps, which align its segments to large pages, as its own
  * and frees or reuses them.
  */
-function takeGaps(image: ElfImage, placement: Placement, shift: number): void {
+function takeGaps(image: ElfImage, placement: Placement): void {
   const segments = [...image.segments].sort((a, b) => a.physical - b.physical);
   for (let index = 1; index < segments.length; index++) {
     const end = segments[index - 1].physical + segments[index - 1].size;
     const gap = segments[index].physical - end;
-    if (gap < GAP_LIMIT) placement.take(end + shift, gap);
+    if (gap < GAP_LIMIT) placement.take(end, gap);
   }
 }
 

@@ -6,6 +6,7 @@
  *   ELF         vmlinux.ts    with a PVH note (pvh.ts), otherwise as a Linux vmlinux
  *   multiboot   multiboot.ts  32-bit ELF, or anything with the header's address fields
  */
+import { constants } from "node:fs";
 import { open } from "node:fs/promises";
 import type { GuestMemory } from "../memory/guest-memory.js";
 import { BootError, formatSize } from "./boot-error.js";
@@ -122,11 +123,12 @@ const FILE_ERRORS: Readonly<Record<string, string>> = {
 /** Reads a kernel or an initrd; `what` is which, for messages. Throws `BootError`. */
 export async function readImageFile(path: string, what: "kernel" | "initrd"): Promise<Uint8Array> {
   try {
-    const handle = await open(path, "r");
+    // O_NONBLOCK: to open a pipe would wait for its writer.
+    const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
       const status = await handle.stat();
       if (status.isDirectory()) throw new BootError(`${what} ${path}: is a directory`);
-      // A pipe or device may never end.
+      // A device may never end.
       if (!status.isFile()) throw new BootError(`${what} ${path}: is not a regular file`);
       if (status.size > FILE_SIZE_LIMIT) {
         throw new BootError(`${what} ${path}: ${formatSize(status.size)} is too large`);

@@ -130,10 +130,7 @@ function loadFlat(context: LoadContext, offset: number, addresses: MultibootAddr
   if (end < loadEnd) throw broken("the end of the bss is below the load end");
   if (entry < load || entry >= end) throw broken("the entry point is outside of the kernel");
   if (!placement.take(load, end - load)) {
-    throw new BootError(
-      `${name}: does not fit into ${placement.memorySize}: ` +
-        `needs ${formatSize(end - load)} at address 0x${load.toString(16)}`,
-    );
+    throw new BootError(`${name}: ${placement.whyNot(load, end - load)}`);
   }
   memory.write(gpa(load), file.subarray(from, from + loadEnd - load));
   memory.fill(gpa(loadEnd), end - loadEnd);

@@ -109,7 +109,8 @@ function unpackLz4(data: Uint8Array, size: number): Uint8Array {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
   let from = LZ4_MAGIC_SIZE;
   let to = 0;
-  while (from + 4 <= data.length && to < size) {
+  while (from < data.length) {
+    if (from + 4 > data.length) throw new Error("a block is cut off");
     const length = view.getUint32(from, true);
     from += 4;
     if (length === 0 || from + length > data.length) throw new Error("a block is cut off");
@@ -117,13 +118,22 @@ function unpackLz4(data: Uint8Array, size: number): Uint8Array {
     const block = new Uint8Array(4 + length);
     new DataView(block.buffer).setUint32(0, Math.min(LZ4_BLOCK_SIZE, size - to), true);
     block.set(data.subarray(from, from + length), 4);
-    const unpacked = decompressLz4(block);
+    const unpacked = decodeLz4Block(block);
     if (unpacked.length > size - to) throw new Error("more data than there should be");
     output.set(unpacked, to);
     to += unpacked.length;
     from += length;
   }
   return output.subarray(0, to);
+}
+
+function decodeLz4Block(block: Uint8Array): Uint8Array {
+  try {
+    return decompressLz4(block);
+  } catch (error) {
+    // The library throws strings.
+    throw error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 /** Node has zstd from 22.15 on; it takes half the time of the library. */

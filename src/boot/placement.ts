@@ -43,6 +43,19 @@ export class Placement {
     return true;
   }
 
+  /** Why a range of the kernel could not be taken, for messages. */
+  whyNot(start: number, size: number): string {
+    const end = start + size;
+    if (end > this.#ram.reduce((most, range) => Math.max(most, range.end), 0)) {
+      return `too large for ${this.memorySize}: the kernel reaches up to ${formatSize(end)}`;
+    }
+    const where = `0x${start.toString(16)}–0x${(end - 1).toString(16)}`;
+    const overlaps = this.#taken.some((range) => start < range.end && end > range.start);
+    return overlaps
+      ? `broken kernel: two parts of it at ${where}`
+      : `the kernel wants to be at ${where}, which is not RAM`;
+  }
+
   /** Takes the lowest free range of `size` bytes from `min` that ends at or below `max`; undefined if there is none. */
   takeLow(size: number, align: number = PAGE_SIZE, min = FIRST_FREE, max = 2 ** 32): number | undefined {
     for (const gap of this.#gaps()) {

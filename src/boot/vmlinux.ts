@@ -8,25 +8,20 @@ import { longModeEntry, protectedModeEntry } from "./entry-state.js";
 import type { BootState, LoadContext } from "./kernel-image.js";
 import { LINUX_COMMAND_LINE_LIMIT, loadInitrd, writeBootParams, writeCommandLine } from "./linux-params.js";
 
-/** A kernel can be moved in steps of a large page (CONFIG_PHYSICAL_ALIGN of x86-64). */
-const LARGE_PAGE = 2 ** 21;
-
 /** What a setup header tells about the kernel, where there is one. */
 export interface SetupFacts {
   /** The bzImage, for its setup header. */
   setup: Uint8Array;
   commandLineLimit: number;
   initrdAddressMax: number;
-  relocatable: boolean;
 }
 
 /** Loads an ELF kernel and writes its boot parameters. Throws `BootError`. */
 export function loadVmlinux(context: LoadContext, image: ElfImage, facts?: SetupFacts): BootState {
   const { memory, placement, name } = context;
-  const shift = facts?.relocatable && image.bits === 64 ? shiftToFit(context, image) : 0;
   const entry = physicalEntry(image);
   if (entry === undefined) throw new BootError(`${name}: the entry point is outside of the kernel`);
-  loadElf(image, memory, placement, name, shift);
+  loadElf(image, memory, placement, name);
   const commandLineLimit = facts?.commandLineLimit ?? LINUX_COMMAND_LINE_LIMIT;
   const commandLine = writeCommandLine(memory, placement, context.commandLine, commandLineLimit);
   const initrd = loadInitrd(memory, placement, context.initrd, facts?.initrdAddressMax);
@@ -40,7 +35,7 @@ export function loadVmlinux(context: LoadContext, image: ElfImage, facts?: Setup
       e820,
     }),
   );
-  const regs = { rip: BigInt(entry + shift), rsi: bootParams };
+  const regs = { rip: BigInt(entry), rsi: bootParams };
   const { start, end } = elfExtent(image);
   return {
     ...(image.bits === 64
@@ -48,23 +43,7 @@ export function loadVmlinux(context: LoadContext, image: ElfImage, facts?: Setup
       : protectedModeEntry(memory, placement, regs)),
     format: facts === undefined ? "vmlinux" : "bzImage",
     description:
-      `${image.bits}-bit kernel of ${formatSize(end - start)} at 0x${(start + shift).toString(16)}, ` +
-      `entry 0x${(entry + shift).toString(16)}`,
+      `${image.bits}-bit kernel of ${formatSize(end - start)} at 0x${start.toString(16)}, ` +
+      `entry 0x${entry.toString(16)}`,
   };
-}
-
-/**
- * How far the kernel has to be moved from the address it was linked for to fit into memory: 0, or a negative number of
- * large pages. The 64-bit entry point finds out where it is (head64.c, __startup_64), so this needs no relocation; it
- * lets kernels linked for 16 MiB and larger than 48 MiB start in 64 MiB.
- */
-function shiftToFit(context: LoadContext, image: ElfImage): number {
-  const { placement } = context;
-  const { start, end } = elfExtent(image);
-  const size = end - start;
-  if (placement.isFree(start, size) || start % LARGE_PAGE !== 0) return 0;
-  for (let base = LARGE_PAGE; base < start; base += LARGE_PAGE) {
-    if (placement.isFree(base, size)) return base - start;
-  }
-  return 0;
 }
