@@ -29,6 +29,8 @@ export interface GuestSources {
   readonly params: string;
   /** Whether NLKT's own parameters go before it. */
   readonly defaultParams: boolean;
+  /** Whether Linux is to print warnings and errors only. */
+  readonly quiet: boolean;
   readonly command?: readonly string[];
 }
 
@@ -51,6 +53,8 @@ export async function resolveGuest(
     ...initrd,
     params: options.params ?? "",
     defaultParams: !nodefaults,
+    // Who names a kernel wants to see it boot; who names none wants to use a guest.
+    quiet: options.kernel === undefined || command !== undefined,
     ...given({ command }),
   };
 }

@@ -60,7 +60,7 @@ export class Instance {
   /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
   async load(guest: GuestSources): Promise<void> {
     const started = performance.now();
-    const description = await loadGuest(this.board, this.config.cpus, guest);
+    const description = await loadGuest(this.board, this.config, guest);
     this.#log("debug", `${description}, in ${(performance.now() - started).toFixed(0)} ms`);
   }
 

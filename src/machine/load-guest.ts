@@ -3,31 +3,26 @@
  * kernels expect them.
  */
 import { writeAcpiTables } from "../boot/acpi/tables.js";
+import { kernelCommandLine } from "../boot/command-line.js";
 import { e820Map } from "../boot/e820.js";
 import { loadKernel } from "../boot/kernel-image.js";
 import { findMultibootHeader } from "../boot/multiboot.js";
 import type { CpuidEntry, Vm } from "../hypervisor/seam.js";
 import type { Board } from "./board.js";
+import type { ConsoleKind, MachineConfig } from "./config.js";
 import type { GuestSources } from "./guest-sources.js";
 
-/**
- * For Linux, before the user's own parameters:
- *   console=ttyS0   COM1, the one console there is
- *   quiet           warnings and errors only: printing costs a port access a byte
- *   panic=-1        a panic reboots at once, which ends the machine with an error
- */
-export const DEFAULT_PARAMS = "console=ttyS0 quiet panic=-1";
-
 /** Put the guest's kernel into memory and the vCPUs into their first state; returns what was loaded, a line. */
-export async function loadGuest(board: Board, cpus: number, guest: GuestSources): Promise<string> {
+export async function loadGuest(board: Board, config: MachineConfig, guest: GuestSources): Promise<string> {
   const { guestMemory, vm } = board;
+  const { cpus } = config;
   const acpi = writeAcpiTables(guestMemory, { cpus });
   const state = await loadKernel(guestMemory, {
     kernelPath: guest.kernelName,
     kernel: guest.kernel,
     ...(guest.initrd === undefined ? {} : { initrd: guest.initrd }),
     ...(guest.initrdName === undefined ? {} : { initrdPath: guest.initrdName }),
-    commandLine: commandLine(guest),
+    commandLine: commandLine(guest, config.console),
     rsdp: acpi.rsdp,
     e820: e820Map(guestMemory),
   });
@@ -39,11 +34,13 @@ export async function loadGuest(board: Board, cpus: number, guest: GuestSources)
 }
 
 /** NLKT's own parameters are for Linux: other multiboot kernels would take them for arguments. */
-function commandLine({ kernel, params, defaultParams }: GuestSources): string {
-  const linux = findMultibootHeader(kernel) === undefined;
-  return [...(defaultParams && linux ? [DEFAULT_PARAMS] : []), params]
-    .filter((part) => part !== "")
-    .join(" ");
+function commandLine({ kernel, params, defaultParams, quiet }: GuestSources, console: ConsoleKind): string {
+  if (!defaultParams || findMultibootHeader(kernel) !== undefined) return params;
+  return kernelCommandLine({
+    quiet,
+    params: [params],
+    ...(console === "serial" ? { console: "ttyS0" } : {}),
+  });
 }
 
 /** IA32_MTRR_DEF_TYPE: MTRRs on, all memory write-back (SDM vol. 3A, 11.11.2.1), as firmware leaves it. */
