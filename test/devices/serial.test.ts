@@ -303,6 +303,14 @@ test("a break is a zero character with BI, in its place among the bytes, reveale
   assert.equal(bench.get(DATA), 2);
 });
 
+test("an error leaves with its character", () => {
+  const bench = openBench(0x04, 0x01);
+  bench.uart.receiveBreak();
+  assert.equal(bench.get(DATA), 0);
+  assert.equal(bench.irq.level, false);
+  assert.equal(bench.get(LSR), 0x60);
+});
+
 test("a break behind bytes that still wait keeps its place", () => {
   const bench = newBench();
   bench.set(FCR, 0x01);

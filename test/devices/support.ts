@@ -25,12 +25,14 @@ export function allocatorOver(memory: SharedMemory): StateAllocator {
   return new StateAllocator(memory, STATE_START, memory.size);
 }
 
-/** A wire that remembers its level and counts its rising edges. */
+/** A wire that remembers its level and counts its rising edges and all calls. */
 export class RecordedLine implements InterruptLine {
   level = false;
   rises = 0;
+  calls = 0;
 
   set(level: boolean): void {
+    this.calls++;
     if (level && !this.level) this.rises++;
     this.level = level;
   }
