@@ -126,6 +126,11 @@ export class ByteRing {
     if (result.async) await result.value;
   }
 
+  /** Have `readable` resolve although nothing came. */
+  wakeReader(): void {
+    Atomics.notify(this.#words, this.#head);
+  }
+
   /** The reader is gone: writers drop what they have instead of waiting. */
   close(): void {
     Atomics.store(this.#words, this.#closed, 1);

@@ -32,6 +32,9 @@ class HeldLocks implements LockObserver {
   released(lockClass: string): void {
     assert.equal(this.held.pop(), lockClass);
   }
+  waiting(what: string): void {
+    assert.deepEqual(this.held, [], `waiting for ${what} with locks held`);
+  }
 }
 
 for (const seed of [1, 2, 3]) {

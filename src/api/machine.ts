@@ -1,0 +1,223 @@
+/** A virtual machine, for programs: the class that the command line, too, is built on. */
+import {
+  type Accel,
+  type ConsoleKind,
+  checkConfig,
+  type DebugFlags,
+  defaultConfig,
+  type MachineConfig,
+  type OnReboot,
+  type Tier,
+} from "../machine/config.js";
+import { type End, EndReason, type ExitStatus, exitStatus } from "../machine/exit-status.js";
+import { given } from "../machine/given.js";
+import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
+import { Instance } from "../machine/instance.js";
+import type { LogSink } from "../machine/log.js";
+import { formatMiB } from "../machine/memory-map.js";
+import { PanicWatch } from "../machine/panic-watch.js";
+import { GuestConsole } from "./console.js";
+
+const MIB = 2 ** 20;
+
+/** What a machine is to be. Everything may be left out. */
+export interface MachineOptions {
+  /** File with a bzImage, an ELF vmlinux (PVH) or a multiboot image; default: Debian's cloud kernel, fetched on first use. */
+  kernel?: string;
+  /** File with the initial RAM disk; default: the default guest's with the default guest's kernel, else none. */
+  initrd?: string;
+  /** Use the default guest's initial RAM disk although `kernel` names a kernel. */
+  defaultInitrd?: boolean;
+  /** Added to the kernel's command line. */
+  params?: string;
+  /** Program and arguments to run in the default guest; its status becomes the machine's exit code. */
+  command?: readonly string[];
+  /** Environment variables for the default guest's shell or command. */
+  environment?: Readonly<Record<string, string>>;
+  /** Size of the terminal that the console is shown on. */
+  terminal?: { rows: number; columns: number };
+  /** No default guest, no default command line: only what is named here. */
+  nodefaults?: boolean;
+
+  name?: string;
+  /** Guest RAM in MiB, default 512. */
+  memoryMiB?: number;
+  /** vCPUs, default 1. */
+  cpus?: number;
+  accel?: Accel;
+  tier?: Tier;
+  /** "none": the guest's output goes nowhere. */
+  console?: ConsoleKind;
+  /** A write of V to port 0xf4 ends the machine with code (V << 1) | 1. */
+  isaDebugExit?: boolean;
+  /** "restart": a reboot by the guest starts the machine anew. */
+  onReboot?: OnReboot;
+  /** End the machine after so many seconds, counted from `start`. */
+  timeoutSeconds?: number;
+  debug?: Partial<DebugFlags>;
+  /** Module (URL) of another provider of the CPU; for tests and experiments. */
+  providerModule?: string;
+
+  /** Told of what happens in the machine. */
+  log?: LogSink;
+  /** Told of the fetching of the default guest. */
+  progress?: Progress;
+}
+
+export class Machine {
+  readonly name: string;
+  /** What the guest prints, and what is typed to it. */
+  readonly console: GuestConsole;
+  readonly #config: MachineConfig;
+  readonly #guest: GuestSources;
+  readonly #options: MachineOptions;
+  readonly #finished: Promise<ExitStatus>;
+  #finish!: (status: ExitStatus) => void;
+  #instance: Instance;
+  #panic = new PanicWatch();
+  #started = false;
+  #paused = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  private constructor(options: MachineOptions, config: MachineConfig, guest: GuestSources, first: Instance) {
+    this.#options = options;
+    this.#config = config;
+    this.#guest = guest;
+    this.#instance = first;
+    this.name = config.name;
+    this.console = new GuestConsole((bytes) => this.#panic.feed(bytes));
+    this.#finished = new Promise((resolve) => {
+      this.#finish = resolve;
+    });
+    void this.#live();
+  }
+
+  /**
+   * Make a machine: its memory, its devices, the kernel loaded. Rejects with an `Error` whose message is one line for the
+   * user, where the options, the host or the files do not allow it.
+   */
+  static async create(options: MachineOptions = {}): Promise<Machine> {
+    const config = configOf(options);
+    checkConfig(config);
+    const { name, cpus, ramBytes } = config;
+    options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
+    const guest = await resolveGuest(options, options.progress);
+    const instance = await makeInstance(config, guest, options.log);
+    return new Machine(options, config, guest, instance);
+  }
+
+  /** Let the guest run. */
+  async start(): Promise<void> {
+    if (this.#started) return;
+    this.#started = true;
+    const { timeoutSeconds } = this.#options;
+    if (timeoutSeconds !== undefined) {
+      this.#timer = setTimeout(
+        () => this.#end({ reason: EndReason.TIMEOUT, message: `timed out after ${timeoutSeconds} s` }),
+        timeoutSeconds * 1000,
+      );
+    }
+    this.#instance.start();
+  }
+
+  /** Resolves when the machine has ended, and how. */
+  wait(): Promise<ExitStatus> {
+    return this.#finished;
+  }
+
+  /** End the machine at once, as if by pulling the plug. */
+  stop(): Promise<ExitStatus> {
+    this.#end({ reason: EndReason.STOPPED });
+    return this.#finished;
+  }
+
+  /** Stop the vCPUs; the guest's clocks go on. */
+  async pause(): Promise<void> {
+    this.#paused = true;
+    await this.#instance.pause();
+  }
+
+  async resume(): Promise<void> {
+    this.#paused = false;
+    if (this.#started) this.#instance.start();
+  }
+
+  /** Press the power button, which a guest takes as the wish that it shut down. */
+  powerButton(): void {
+    this.#instance.board.pressPowerButton();
+  }
+
+  #end(end: End): void {
+    this.#stopping = true;
+    this.#instance.end(end);
+  }
+  #stopping = false;
+
+  /** One instance after the other, until the machine ends for good. */
+  async #live(): Promise<void> {
+    for (;;) {
+      const instance = this.#instance;
+      const { output, input } = instance.board.console;
+      const carried = this.console.carry(
+        { output, input, inputArrived: () => instance.board.inputArrived() },
+        instance.ending,
+        instance.ended,
+      );
+      const end = await instance.ended;
+      await carried;
+      const status = exitStatus(end, {
+        command: this.#guest.command !== undefined,
+        commandStatus: instance.board.lifecycle.commandStatus,
+        panic: this.#panic.message,
+      });
+      if (status.reason !== "reboot" || this.#config.onReboot !== "restart" || this.#stopping) {
+        this.#over(status);
+        return;
+      }
+      this.#options.log?.("info", `${this.name}: reboots`);
+      try {
+        this.#panic = new PanicWatch();
+        this.#instance = await makeInstance(this.#config, this.#guest, this.#options.log);
+        if (this.#stopping) this.#instance.end({ reason: EndReason.STOPPED });
+        else if (!this.#paused) this.#instance.start();
+      } catch (error) {
+        this.#over({ reason: "failure", code: 1, message: (error as Error).message });
+        return;
+      }
+    }
+  }
+
+  #over(status: ExitStatus): void {
+    this.#options.log?.("info", `${this.name}: ended: ${status.reason}`);
+    clearTimeout(this.#timer);
+    this.console.finish();
+    this.#finish(status);
+  }
+}
+
+async function makeInstance(
+  config: MachineConfig,
+  guest: GuestSources,
+  log: LogSink = () => {},
+): Promise<Instance> {
+  const instance = await Instance.create(config, log);
+  try {
+    await instance.load(guest);
+  } catch (error) {
+    instance.end({ reason: EndReason.STOPPED });
+    await instance.ended;
+    throw error;
+  }
+  return instance;
+}
+
+function configOf(options: MachineOptions): MachineConfig {
+  const base = defaultConfig();
+  const { memoryMiB, name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule } = options;
+  return {
+    ...base,
+    ...given({ name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...(memoryMiB === undefined ? {} : { ramBytes: memoryMiB * MIB }),
+    debug: { ...base.debug, ...options.debug },
+  };
+}

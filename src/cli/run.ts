@@ -1,0 +1,165 @@
+/** nlkt run: boot a machine and connect it to the terminal. */
+import { Command, Option } from "commander";
+import { Machine, type MachineOptions } from "../api/index.js";
+import {
+  ACCELS,
+  type Accel,
+  CONSOLES,
+  type ConsoleKind,
+  DEFAULT_CPUS,
+  LOG_LEVELS,
+  type LogLevel,
+  ON_REBOOT,
+  type OnReboot,
+  TIERS,
+  type Tier,
+} from "../machine/config.js";
+import { given } from "../machine/given.js";
+import { levelIncludes } from "../machine/log.js";
+import { parseCount, parseName, parseSeconds, parseSize } from "./arguments.js";
+import { ESCAPE_HINT } from "./escape-keys.js";
+import { findKernel } from "./find-kernel.js";
+import { endProgress, say, showProgress } from "./messages.js";
+import { attach } from "./session.js";
+
+interface RunOptions {
+  kernel?: string;
+  initrd?: string;
+  params?: string;
+  cpus: number;
+  mem?: number;
+  console: ConsoleKind;
+  accel: Accel;
+  tier: Tier;
+  name?: string;
+  defaults: boolean;
+  nodefaults?: boolean;
+  timeout?: number;
+  onReboot: OnReboot;
+  loglevel: LogLevel;
+  isaDebugExit?: boolean;
+  debugIoport?: boolean;
+  debugMmio?: boolean;
+  debugSingleStep?: boolean;
+}
+
+const EXAMPLES = `
+At a terminal, ${ESCAPE_HINT}.
+
+Exit codes: 0 the guest powered off or rebooted; the command's own status with -- COMMAND;
+1 it could not be done, or the guest crashed; 2 wrong usage; 124 --timeout ran out.
+
+Examples:
+  nlkt run
+  nlkt run -m 256 -- sh -c 'cat /proc/cpuinfo; free'
+  nlkt run -k vmlinuz -i initrd.gz -p "panic=-1"
+  nlkt run --isa-debug-exit --nodefaults test.elf`;
+
+const MIB = 2 ** 20;
+
+/** `guestCommand`: what followed `--`. `finish` gets the exit code. */
+export function runCommand(
+  guestCommand: readonly string[] | undefined,
+  finish: (code: number) => void,
+): Command {
+  return new Command("run")
+    .description("boot a machine")
+    .usage("[options] [KERNEL] [-- COMMAND [ARG...]]")
+    .argument("[KERNEL]", "the kernel, as with --kernel")
+    .option(
+      "-k, --kernel <FILE>",
+      "bzImage, vmlinux (ELF, PVH) or multiboot image; default: ./bzImage, ./arch/x86/boot/bzImage, ./vmlinux, " +
+        "then Debian's cloud kernel, fetched on first use",
+    )
+    .option("-i, --initrd <FILE>", "initial RAM disk; default: busybox, unless a kernel is named")
+    .option("-p, --params <STRING>", "added to the kernel command line")
+    .addOption(new Option("-c, --cpus <N>", "vCPUs").argParser(parseCount).default(DEFAULT_CPUS))
+    .option("-m, --mem <SIZE>", "MiB, or with a suffix K, M, G (default: 512)", parseSize)
+    .addOption(new Option("--console <KIND>", "the guest's console").choices(CONSOLES).default("serial"))
+    .addOption(new Option("--accel <NAME>", "what runs the guest's code").choices(ACCELS).default("auto"))
+    .addOption(
+      new Option("--tier <NAME>", "tiers of the software CPU that run").choices(TIERS).default("auto"),
+    )
+    .option("--name <NAME>", "instance name (default: guest-PID)", parseName)
+    .option(
+      "--nodefaults",
+      "only what the command line names: no default guest, no default kernel parameters",
+    )
+    .option("--timeout <SECONDS>", "end the machine after so long, with exit code 124", parseSeconds)
+    .addOption(
+      new Option("--on-reboot <ACTION>", "what a reboot by the guest does")
+        .choices(ON_REBOOT)
+        .default("exit"),
+    )
+    .addOption(
+      new Option("--loglevel <LEVEL>", "what is said on standard error")
+        .choices(LOG_LEVELS)
+        .default("warning"),
+    )
+    .option("--isa-debug-exit", "a write of V to port 0xf4 ends the machine with status (V << 1) | 1")
+    .option("--debug-ioport", "trace port accesses on standard error")
+    .option("--debug-mmio", "trace MMIO accesses on standard error")
+    .option("--debug-single-step", "trace every instruction on standard error")
+    .addHelpText("after", EXAMPLES)
+    .action(async (kernel: string | undefined, options: RunOptions, self: Command) => {
+      if (kernel !== undefined && options.kernel !== undefined) {
+        self.error("error: KERNEL and --kernel exclude each other");
+      }
+      if (guestCommand?.length === 0) self.error("error: no COMMAND after `--`");
+      if (guestCommand !== undefined && options.initrd !== undefined) {
+        self.error("error: --initrd and COMMAND exclude each other: COMMAND runs in the default initrd");
+      }
+      finish(await run(await machineOptions(kernel ?? options.kernel, options, guestCommand), options));
+    });
+}
+
+async function machineOptions(
+  named: string | undefined,
+  options: RunOptions,
+  command: readonly string[] | undefined,
+): Promise<MachineOptions> {
+  const nodefaults = options.nodefaults === true;
+  const found = named === undefined && !nodefaults ? await findKernel() : undefined;
+  const kernel = named ?? found;
+  const { rows, columns } = process.stdout;
+  const terminal = process.stdin.isTTY && process.stdout.isTTY ? { rows, columns } : undefined;
+  return {
+    ...given({
+      kernel,
+      initrd: options.initrd,
+      params: options.params,
+      name: options.name,
+      command,
+      terminal,
+    }),
+    // A kernel that was found and not named still wants something to boot into.
+    defaultInitrd: !nodefaults && named === undefined,
+    environment: given({ TERM: terminal === undefined ? undefined : process.env.TERM }),
+    nodefaults,
+    cpus: options.cpus,
+    ...(options.mem === undefined ? {} : { memoryMiB: options.mem / MIB }),
+    console: options.console,
+    accel: options.accel,
+    tier: options.tier,
+    onReboot: options.onReboot,
+    isaDebugExit: options.isaDebugExit === true,
+    ...given({ timeoutSeconds: options.timeout }),
+    debug: {
+      ioport: options.debugIoport === true,
+      mmio: options.debugMmio === true,
+      singleStep: options.debugSingleStep === true,
+    },
+    log: (level, text) => {
+      if (levelIncludes(options.loglevel, level)) say(level, text);
+    },
+    progress: showProgress,
+  };
+}
+
+async function run(options: MachineOptions, { loglevel }: RunOptions): Promise<number> {
+  const machine = await Machine.create(options);
+  endProgress();
+  process.title = `nlkt ${machine.name}`;
+  if (process.stdin.isTTY && levelIncludes(loglevel, "warning")) say("info", ESCAPE_HINT);
+  return await attach(machine, levelIncludes(loglevel, "debug"));
+}

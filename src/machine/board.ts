@@ -1,0 +1,226 @@
+/**
+ * The machine's parts and how they are wired together. Every thread of the machine makes its own board over the same
+ * shared memory: the same constructions in the same order give the same addresses (DESIGN, law 2).
+ */
+
+import { GUEST_STATUS_PORT } from "../boot/guest-command.js";
+import { ACPI_PM_PORT, ACPI_PM_PORT_COUNT, AcpiPm, SCI_GSI } from "../devices/acpi-pm.js";
+import { MmioBus, PortBus } from "../devices/bus.js";
+import { printingTrace } from "../devices/bus-trace.js";
+import { DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE, DebugExit } from "../devices/debug-exit.js";
+import { I8042, I8042_PORTS, KEYBOARD_IRQ, MOUSE_IRQ } from "../devices/i8042.js";
+import { gsiLine, WiredOr } from "../devices/interrupt-line.js";
+import {
+  ECAM_BASE,
+  ECAM_SIZE,
+  PCI_CONFIG_PORT,
+  PCI_CONFIG_PORT_COUNT,
+  PciHostBridge,
+} from "../devices/pci/host-bridge.js";
+import { RTC_IRQ, RTC_PORT, RTC_SIZE, Rtc } from "../devices/rtc.js";
+import { COM_PORTS, UART_SIZE, Uart } from "../devices/serial.js";
+import { SYSTEM_CONTROL_PORT, SystemControlPort } from "../devices/system-control.js";
+import type { Vm } from "../hypervisor/seam.js";
+import { ByteRing } from "../memory/byte-ring.js";
+import type { Clock } from "../memory/clock.js";
+import { GuestMemory } from "../memory/guest-memory.js";
+import type { SharedMemory } from "../memory/shared-memory.js";
+import { StateAllocator } from "../memory/state-allocator.js";
+import { type Timer, Timers } from "../memory/timers.js";
+import type { MachineConfig } from "./config.js";
+import { EndReason } from "./exit-status.js";
+import { GuestStatusPort } from "./guest-status.js";
+import { Lifecycle } from "./lifecycle.js";
+import { traceLine } from "./log.js";
+import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
+import type { Provider } from "./provider.js";
+
+/** Bytes of console output, and of input, that may wait for their reader. */
+const CONSOLE_RING_BYTES = 64 * 1024;
+
+export interface BoardOptions {
+  readonly config: MachineConfig;
+  readonly provider: Provider;
+  readonly memory: SharedMemory;
+  readonly clock: Clock;
+  /** True in the thread that makes the machine. */
+  readonly create: boolean;
+}
+
+export class Board {
+  readonly memory: SharedMemory;
+  readonly clock: Clock;
+  readonly allocator: StateAllocator;
+  readonly timers: Timers;
+  readonly lifecycle: Lifecycle;
+  readonly guestMemory: GuestMemory;
+  readonly vm: Vm;
+  readonly ports = new PortBus();
+  readonly mmio = new MmioBus();
+  /** The far ends of COM1's line. */
+  readonly console: { readonly output: ByteRing; readonly input: ByteRing };
+  readonly #resets: (() => void)[] = [];
+  readonly #inputTimer: Timer;
+  readonly #powerButtonTimer: Timer;
+
+  constructor({ config, provider, memory, clock, create }: BoardOptions) {
+    const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    this.memory = memory;
+    this.clock = clock;
+    this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
+    this.lifecycle = new Lifecycle(memory, this.allocator);
+    this.timers = new Timers(memory, this.allocator, clock);
+    // Before the provider, which may arm its timers as it is made.
+    if (create) this.timers.reset();
+    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
+    this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
+      cpus: config.cpus,
+      tier: config.tier,
+      create,
+    });
+    if (create) for (const slot of this.guestMemory.slots) this.vm.setMemorySlot(slot);
+
+    this.console = {
+      output: ByteRing.allocate(this.allocator, "console.output", CONSOLE_RING_BYTES),
+      input: ByteRing.allocate(this.allocator, "console.input", CONSOLE_RING_BYTES),
+    };
+    const [console] = this.#addSerialPorts(config);
+    this.#inputTimer = this.timers.create(() => console.poll());
+    this.#addRtc(config);
+    this.#addKeyboardController();
+    this.#addPciHost();
+    const pm = this.#addPowerManagement();
+    this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
+    this.#addTestPorts(config);
+
+    if (config.debug.ioport) this.ports.trace = printingTrace("ioport", traceLine);
+    if (config.debug.mmio) this.mmio.trace = printingTrace("mmio", traceLine);
+  }
+
+  #addSerialPorts(config: MachineConfig): Uart[] {
+    const lines = new Map(
+      [3, 4].map((irq) => {
+        const line = new WiredOr(this.allocator, `irq${irq}`, gsiLine(this.vm, irq));
+        this.#resets.push(() => line.reset());
+        return [irq, line] as const;
+      }),
+    );
+    return COM_PORTS.map(({ name, base, irq }, index) => {
+      const connected = index === 0 && config.console === "serial";
+      const uart = new Uart(this.allocator, name, {
+        irq: lines.get(irq)!.input(),
+        ...(connected ? this.console : {}),
+      });
+      this.#resets.push(() => uart.reset());
+      this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });
+      return uart;
+    });
+  }
+
+  #addRtc({ ramBytes }: MachineConfig): void {
+    const rtc = new Rtc(this.allocator, { irq: gsiLine(this.vm, RTC_IRQ), timers: this.timers });
+    const lowRam = Math.min(ramBytes, LOW_RAM_LIMIT);
+    this.#resets.push(() => rtc.reset({ lowRam, highRam: ramBytes - lowRam }));
+    this.ports.register({ owner: "rtc", start: RTC_PORT, size: RTC_SIZE, device: rtc, maxSize: 1 });
+  }
+
+  #addKeyboardController(): void {
+    const onReset = () => this.#reboot();
+    const i8042 = new I8042(this.allocator, {
+      keyboardIrq: gsiLine(this.vm, KEYBOARD_IRQ),
+      mouseIrq: gsiLine(this.vm, MOUSE_IRQ),
+      onReset,
+    });
+    this.#resets.push(() => i8042.reset());
+    for (const { port, offset } of I8042_PORTS) {
+      const range = { owner: "i8042", start: port, size: 1, device: i8042, maxSize: 1 } as const;
+      this.ports.register({ ...range, deviceOffset: offset });
+    }
+    const control = new SystemControlPort(this.allocator, onReset);
+    this.#resets.push(() => control.reset());
+    this.ports.register({
+      owner: "system-control",
+      start: SYSTEM_CONTROL_PORT,
+      size: 1,
+      device: control,
+      maxSize: 1,
+    });
+  }
+
+  #addPciHost(): void {
+    const host = new PciHostBridge(this.allocator, () => this.#reboot());
+    this.#resets.push(() => host.reset());
+    this.ports.register({
+      owner: "pci",
+      start: PCI_CONFIG_PORT,
+      size: PCI_CONFIG_PORT_COUNT,
+      device: host.ports,
+      maxSize: 4,
+    });
+    this.mmio.register({
+      owner: "pci-ecam",
+      start: ECAM_BASE,
+      size: ECAM_SIZE,
+      device: host.ecam,
+      maxSize: 4,
+    });
+  }
+
+  #addPowerManagement(): AcpiPm {
+    const pm = new AcpiPm(this.allocator, this.timers, gsiLine(this.vm, SCI_GSI), () =>
+      this.lifecycle.end({ reason: EndReason.POWEROFF }),
+    );
+    this.#resets.push(() => pm.reset());
+    this.ports.register({
+      owner: "acpi-pm",
+      start: ACPI_PM_PORT,
+      size: ACPI_PM_PORT_COUNT,
+      device: pm,
+      maxSize: 4,
+    });
+    return pm;
+  }
+
+  #reboot(): void {
+    this.lifecycle.end({ reason: EndReason.REBOOT });
+  }
+
+  #addTestPorts(config: MachineConfig): void {
+    this.ports.register({
+      owner: "guest-status",
+      start: GUEST_STATUS_PORT,
+      size: 1,
+      maxSize: 1,
+      device: new GuestStatusPort((status) => {
+        this.lifecycle.commandStatus = status;
+      }),
+    });
+    if (config.isaDebugExit) {
+      this.ports.register({
+        owner: "isa-debug-exit",
+        start: DEBUG_EXIT_PORT,
+        size: DEBUG_EXIT_SIZE,
+        maxSize: 4,
+        device: new DebugExit((value) => this.lifecycle.end({ reason: EndReason.DEBUG_EXIT, value })),
+      });
+    }
+  }
+
+  /** Power on: first values of all state but the provider's. Once, in the thread that makes the machine. */
+  reset(): void {
+    for (const reset of this.#resets) reset();
+  }
+
+  /** Press the power button; the timer thread does it, as with `inputArrived`. */
+  pressPowerButton(): void {
+    this.#powerButtonTimer.arm(0);
+  }
+
+  /**
+   * Have the devices look at the console's input. The timer thread does it: the main thread takes no device's lock, so
+   * it stays able to end the machine whatever became of the thread that holds one.
+   */
+  inputArrived(): void {
+    this.#inputTimer.arm(0);
+  }
+}

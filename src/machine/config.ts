@@ -1,0 +1,102 @@
+/**
+ * What a machine is made of. A plain object that can be posted to a Worker: every thread of the machine builds its
+ * objects from the same configuration (DESIGN, 2).
+ */
+import { formatMiB, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
+
+const MIB = 2 ** 20;
+
+export const DEFAULT_RAM_BYTES = 512 * MIB;
+export const DEFAULT_CPUS = 1;
+
+/** vCPUs that the soft provider can run. */
+export const MAX_SOFT_CPUS = 1;
+
+export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export const CONSOLES = ["serial", "none"] as const;
+export type ConsoleKind = (typeof CONSOLES)[number];
+
+export const ACCELS = ["auto", "kvm", "soft"] as const;
+export type Accel = (typeof ACCELS)[number];
+
+export const TIERS = ["auto", "hot", "cold"] as const;
+export type Tier = (typeof TIERS)[number];
+
+export const ON_REBOOT = ["exit", "restart"] as const;
+export type OnReboot = (typeof ON_REBOOT)[number];
+
+export interface DebugFlags {
+  /** Trace port accesses on standard error. */
+  readonly ioport: boolean;
+  /** Trace MMIO accesses on standard error. */
+  readonly mmio: boolean;
+  /** Run instruction by instruction and trace each on standard error. */
+  readonly singleStep: boolean;
+}
+
+export interface MachineConfig {
+  readonly name: string;
+  /** Guest RAM in bytes, holes not counted. */
+  readonly ramBytes: number;
+  readonly cpus: number;
+  readonly accel: Accel;
+  readonly tier: Tier;
+  /** Module (URL) that exports another provider, `Provider` of provider.ts; for tests and experiments. */
+  readonly providerModule?: string;
+  /** Where COM1 goes. */
+  readonly console: ConsoleKind;
+  /** The port 0xf4 debug exit. */
+  readonly isaDebugExit: boolean;
+  readonly onReboot: OnReboot;
+  readonly debug: DebugFlags;
+}
+
+/** A configuration that cannot be run, in one line that names the option. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+/** Environment variable that names `MachineConfig.providerModule` where the options do not: for tests. */
+const PROVIDER_VARIABLE = "NLKT_PROVIDER_MODULE";
+
+export function defaultConfig(): MachineConfig {
+  const providerModule = process.env[PROVIDER_VARIABLE];
+  return {
+    name: `guest-${process.pid}`,
+    ramBytes: DEFAULT_RAM_BYTES,
+    cpus: DEFAULT_CPUS,
+    accel: "auto",
+    tier: "auto",
+    console: "serial",
+    isaDebugExit: false,
+    onReboot: "exit",
+    debug: { ioport: false, mmio: false, singleStep: false },
+    ...(providerModule === undefined ? {} : { providerModule }),
+  };
+}
+
+/** Throws `ConfigError` for what no machine can be made of. */
+export function checkConfig(config: MachineConfig): void {
+  const { ramBytes, cpus } = config;
+  if (!Number.isInteger(ramBytes)) throw new ConfigError(`--mem: ${ramBytes} is no whole number of bytes`);
+  if (ramBytes < MIN_RAM_BYTES) {
+    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too small: at least ${formatMiB(MIN_RAM_BYTES)}`);
+  }
+  if (ramBytes > MAX_RAM_BYTES) {
+    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
+  }
+  if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
+  if (config.accel === "kvm") {
+    throw new ConfigError("--accel kvm: the KVM provider is not built yet; use --accel soft");
+  }
+  if (config.tier === "hot") {
+    throw new ConfigError("--tier hot: the hot tier is not built yet; use --tier cold");
+  }
+  if (config.providerModule === undefined && cpus > MAX_SOFT_CPUS) {
+    throw new ConfigError(
+      `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,
+    );
+  }
+}

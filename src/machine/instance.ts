@@ -1,0 +1,109 @@
+/**
+ * One life of a machine, from its making to its end, as the main thread sees it. A machine that restarts after a reboot
+ * gets a new instance.
+ */
+import { Clock } from "../memory/clock.js";
+import { createLockOrderTable, LOCKDEP_VARIABLE, validateLocksIfAsked } from "../memory/lock-order.js";
+import { SharedMemory } from "../memory/shared-memory.js";
+import { Board } from "./board.js";
+import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
+import type { End } from "./exit-status.js";
+import type { GuestSources } from "./guest-sources.js";
+import { loadGuest } from "./load-guest.js";
+import type { LogSink } from "./log.js";
+import { formatMiB, planLinearMemory } from "./memory-map.js";
+import { loadProvider } from "./provider.js";
+import { Threads } from "./threads.js";
+
+export class Instance {
+  readonly #threads: Threads;
+  readonly #log: LogSink;
+  /** Resolves when the machine has ended; its threads may still be at it. */
+  readonly ending: Promise<void>;
+  /** Resolves when the machine has ended and none of its threads runs any more. */
+  readonly ended: Promise<End>;
+
+  private constructor(
+    readonly config: MachineConfig,
+    readonly board: Board,
+    log: LogSink,
+    lockOrder: SharedArrayBuffer | undefined,
+  ) {
+    this.#log = log;
+    this.#threads = new Threads(
+      { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
+      board.lifecycle,
+      () => log("debug", firstInstruction(board)),
+    );
+    this.ending = board.lifecycle.waitForEnd();
+    this.ended = this.#takeDown();
+  }
+
+  /** Make the machine; it does not run yet. Throws `ConfigError`. */
+  static async create(config: MachineConfig, log: LogSink): Promise<Instance> {
+    checkConfig(config);
+    const lockOrder = lockOrderTable();
+    validateLocksIfAsked(lockOrder);
+    const provider = await loadProvider(config);
+    const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    let memory: SharedMemory;
+    try {
+      memory = SharedMemory.create(total);
+    } catch {
+      throw new ConfigError(`--mem: the host cannot give ${formatMiB(config.ramBytes)} of memory`);
+    }
+    const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
+    board.reset();
+    return new Instance(config, board, log, lockOrder);
+  }
+
+  /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
+  async load(guest: GuestSources): Promise<void> {
+    const started = performance.now();
+    const description = await loadGuest(this.board, this.config, guest);
+    this.#log("debug", `${description}, in ${(performance.now() - started).toFixed(0)} ms`);
+  }
+
+  /** Let the vCPUs run, for the first time or after `pause`. */
+  start(): void {
+    this.board.lifecycle.setRunning(true);
+  }
+
+  /** Stop the vCPUs between two instructions; resolves once they stand. The guest's clocks go on. */
+  async pause(): Promise<void> {
+    const { lifecycle } = this.board;
+    if (!lifecycle.setRunning(false)) return;
+    this.#kick();
+    await lifecycle.waitUntilParked(this.config.cpus);
+  }
+
+  /** End the machine, for the reason given unless it has one already. */
+  end(end: End): void {
+    this.board.lifecycle.end(end);
+  }
+
+  #kick(): void {
+    for (let id = 0; id < this.config.cpus; id++) this.board.vm.vcpu(id).kick();
+  }
+
+  async #takeDown(): Promise<End> {
+    const { lifecycle, timers, vm } = this.board;
+    await this.ending;
+    timers.stop();
+    this.#kick();
+    await this.#threads.stop();
+    vm.close();
+    return lifecycle.result;
+  }
+}
+
+/** Both clocks are CLOCK_MONOTONIC; this thread's starts with the process. */
+function firstInstruction({ clock, lifecycle }: Board): string {
+  const milliseconds = performance.now() - (clock.now() - lifecycle.firstRun) / 1e6;
+  return `first guest instruction ${milliseconds.toFixed(0)} ms after the start of the process`;
+}
+
+/** One table for all threads, so that an inversion between two of them is found. */
+function lockOrderTable(): SharedArrayBuffer | undefined {
+  return process.env[LOCKDEP_VARIABLE] === "1" ? createLockOrderTable() : undefined;
+}

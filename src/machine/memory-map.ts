@@ -1,0 +1,89 @@
+/**
+ * Where things are: in the guest's physical address space, and in the machine's one linear memory.
+ *
+ * Guest-physical (x86):
+ *   0x0000_0000  RAM
+ *   0x000A_0000  hole (VGA memory on a PC)
+ *   0x000C_0000  RAM; 0xE0000–0xFFFFF holds the firmware tables
+ *   ≤ 0xC000_0000  end of low RAM; the PCI MMIO window begins
+ *   0xE000_0000  ECAM, 256 buses
+ *   0xFEC0_0000  IOAPIC; 0xFEE0_0000 local APIC (both in the hypervisor)
+ *   0x1_0000_0000  the rest of RAM
+ *
+ * Linear memory: an unused first page, the machine's state, the provider's arena, then guest RAM: low RAM as it is in the
+ * guest (with the hole's pages never touched), high RAM right behind.
+ */
+
+import { gpa, type MemorySlot } from "../memory/guest-memory.js";
+import { alignUp } from "../memory/layout.js";
+import { WASM_MEMORY_LIMIT, WASM_PAGE_SIZE } from "../memory/shared-memory.js";
+
+const KIB = 2 ** 10;
+const MIB = 2 ** 20;
+
+/** A PC's video memory: no RAM there (DESIGN, 3). */
+export const LEGACY_HOLE_START = 0xa0000;
+export const LEGACY_HOLE_END = 0xc0000;
+/** RAM below 4 GiB ends here at the latest. */
+export const LOW_RAM_LIMIT = 0xc000_0000;
+export const PCI_WINDOW_START = 0xc000_0000;
+export const PCI_WINDOW_END = 0xe000_0000;
+export const ECAM_START = 0xe000_0000;
+export const ECAM_END = 0xf000_0000;
+/** RAM that does not fit below `LOW_RAM_LIMIT` goes on here. */
+export const HIGH_RAM_START = 2 ** 32;
+
+/** Address 0 of the linear memory is nobody's, so that a zero address is a recognizable mistake. */
+const STATE_START = 4 * KIB;
+/** Room for the state of all devices, rings and locks, and the page before it. */
+const DEVICE_STATE_BYTES = 16 * MIB;
+/** The most that a provider may ask for as its arena. */
+export const MAX_PROVIDER_ARENA_BYTES = 496 * MIB;
+
+const PAGE = 4 * KIB;
+
+/** RAM up to 1 MiB, and room for a small kernel. What a kernel really needs is checked when it is loaded. */
+export const MIN_RAM_BYTES = 4 * MIB;
+export const MAX_RAM_BYTES = WASM_MEMORY_LIMIT - DEVICE_STATE_BYTES - MAX_PROVIDER_ARENA_BYTES;
+
+export interface LinearPlan {
+  /** Machine state and provider arena: [stateStart, stateEnd). */
+  readonly stateStart: number;
+  readonly stateEnd: number;
+  /** Where guest-physical address 0 is. */
+  readonly ramOffset: number;
+  /** Bytes of the whole memory. */
+  readonly total: number;
+}
+
+/** Lay out the linear memory. `ramBytes` and `arenaBytes` in bytes. */
+export function planLinearMemory(ramBytes: number, arenaBytes: number): LinearPlan {
+  const stateEnd = alignUp(DEVICE_STATE_BYTES + arenaBytes, WASM_PAGE_SIZE);
+  const total = alignUp(stateEnd + alignUp(ramBytes, PAGE), WASM_PAGE_SIZE);
+  if (total > WASM_MEMORY_LIMIT) throw new RangeError(`machine of ${total} bytes passes 4 GiB`);
+  return { stateStart: STATE_START, stateEnd, ramOffset: stateEnd, total };
+}
+
+/** The memory slots of `ramBytes` of RAM that starts at `ramOffset` of the linear memory. */
+export function ramSlots(ramBytes: number, ramOffset: number): MemorySlot[] {
+  const lowEnd = Math.min(ramBytes, LOW_RAM_LIMIT);
+  const ranges: [start: number, size: number, offset: number][] = [
+    [0, LEGACY_HOLE_START, ramOffset],
+    [LEGACY_HOLE_END, lowEnd - LEGACY_HOLE_END, ramOffset + LEGACY_HOLE_END],
+  ];
+  if (ramBytes > lowEnd) ranges.push([HIGH_RAM_START, ramBytes - lowEnd, ramOffset + lowEnd]);
+  return ranges.map(([start, size, offset], slot) => ({
+    slot,
+    guestPhysical: gpa(start),
+    size,
+    offset,
+    readonly: false,
+    logDirty: false,
+  }));
+}
+
+/** `512 MiB`, or with decimals where it is no whole number. */
+export function formatMiB(bytes: number): string {
+  const mib = bytes / MIB;
+  return `${Number.isInteger(mib) ? mib : mib.toFixed(2)} MiB`;
+}

@@ -1,0 +1,41 @@
+/** The providers of the CPU (DESIGN, law 1), by name. */
+import type { Vm } from "../hypervisor/seam.js";
+import type { Clock } from "../memory/clock.js";
+import type { GuestMemory } from "../memory/guest-memory.js";
+import type { SharedMemory } from "../memory/shared-memory.js";
+import type { StateAllocator } from "../memory/state-allocator.js";
+import type { Timers } from "../memory/timers.js";
+import type { MachineConfig } from "./config.js";
+
+export interface VmOptions {
+  readonly cpus: number;
+  readonly tier: "auto" | "hot" | "cold";
+  /** True in the one thread that makes the machine, false in those that attach to it. */
+  readonly create: boolean;
+}
+
+export type CreateVm = (
+  memory: SharedMemory,
+  allocator: StateAllocator,
+  guestMemory: GuestMemory,
+  timers: Timers,
+  clock: Clock,
+  options: VmOptions,
+) => Vm;
+
+/** What a provider's module exports. */
+export interface Provider {
+  /** Bytes that `createVm` takes from the allocator, at most. */
+  readonly arenaBytes: (cpus: number) => number;
+  /** Called in every thread of the machine. */
+  readonly createVm: CreateVm;
+}
+
+const SOFT = new URL("../hypervisor/soft/provider.js", import.meta.url).href;
+
+/** The provider that the configuration names; every thread of a machine gets the same. */
+export async function loadProvider(config: MachineConfig): Promise<Provider> {
+  if (config.providerModule !== undefined) return (await import(config.providerModule)) as Provider;
+  const soft = (await import(SOFT)) as { softArenaBytes: Provider["arenaBytes"]; createSoftVm: CreateVm };
+  return { arenaBytes: soft.softArenaBytes, createVm: soft.createSoftVm };
+}

@@ -1,0 +1,104 @@
+/**
+ * A vCPU's thread at work: run the guest, serve its exits here (DESIGN, 2), until the machine has ended.
+ * Exits are those of KVM_RUN (Linux, Documentation/virt/kvm/api.rst, 5).
+ */
+import type { MmioBus, PortBus } from "../devices/bus.js";
+import { ExitReason, type Vcpu } from "../hypervisor/seam.js";
+import type { GuestMemory } from "../memory/guest-memory.js";
+import type { DebugFlags } from "./config.js";
+import { EndReason } from "./exit-status.js";
+import { type Lifecycle, Phase } from "./lifecycle.js";
+import { registerDump } from "./register-dump.js";
+
+/** `kvm_run.system_event.type`. */
+const SYSTEM_EVENT_SHUTDOWN = 1;
+const SYSTEM_EVENT_RESET = 2;
+
+/** `kvm_run.internal.suberror`, KVM_INTERNAL_ERROR_*. */
+const INTERNAL_ERRORS: Readonly<Record<number, string>> = {
+  1: "an instruction that could not be emulated",
+  2: "a simultaneous exception",
+  3: "an exit during event delivery",
+  4: "an unexpected exit reason",
+};
+
+/** How long a vCPU sleeps that halted where only another thread can wake it. */
+const HALT_POLL_MILLISECONDS = 10;
+
+/** What serves the guest's port and memory-mapped accesses. */
+export interface ExitBuses {
+  readonly ports: Pick<PortBus, "serveIo">;
+  readonly mmio: Pick<MmioBus, "serveMmio">;
+}
+
+export interface RunnerOptions {
+  readonly vcpu: Vcpu;
+  readonly lifecycle: Lifecycle;
+  readonly guestMemory: GuestMemory;
+  readonly buses: ExitBuses;
+  readonly debug: DebugFlags;
+  readonly trace: (line: string) => void;
+}
+
+/** Returns when the machine has ended. */
+export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: RunnerOptions): void {
+  const { exit } = vcpu;
+  if (debug.singleStep) {
+    vcpu.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });
+  }
+  const crash = (what: string) =>
+    lifecycle.end({
+      reason: EndReason.CRASH,
+      message: `vCPU ${vcpu.id}: ${what}`,
+      detail: dump(vcpu, guestMemory),
+    });
+  for (;;) {
+    const phase = lifecycle.phase;
+    if (phase === Phase.ENDED) return;
+    if (phase !== Phase.RUNNING) {
+      lifecycle.waitUntilRunning();
+      continue;
+    }
+    switch (vcpu.run()) {
+      case ExitReason.IO:
+        buses.ports.serveIo(exit);
+        break;
+      case ExitReason.MMIO:
+        buses.mmio.serveMmio(exit);
+        break;
+      case ExitReason.INTR:
+        break;
+      case ExitReason.HLT:
+        lifecycle.sleep(HALT_POLL_MILLISECONDS);
+        break;
+      case ExitReason.DEBUG:
+        if (debug.singleStep) trace(`step: vcpu ${vcpu.id} pc ${exit.debug.pc.toString(16)}`);
+        break;
+      case ExitReason.SHUTDOWN:
+        crash("triple fault");
+        break;
+      case ExitReason.SYSTEM_EVENT:
+        if (exit.detail === SYSTEM_EVENT_SHUTDOWN) lifecycle.end({ reason: EndReason.POWEROFF });
+        else if (exit.detail === SYSTEM_EVENT_RESET) lifecycle.end({ reason: EndReason.REBOOT });
+        else crash(`system event ${exit.detail}`);
+        break;
+      case ExitReason.INTERNAL_ERROR:
+        crash(`internal error: ${INTERNAL_ERRORS[exit.detail] ?? `suberror ${exit.detail}`}`);
+        break;
+      case ExitReason.FAIL_ENTRY:
+        crash(`the processor refused to enter the guest, reason 0x${exit.detail.toString(16)}`);
+        break;
+      default:
+        crash(`unexpected exit ${exit.reason}`);
+    }
+  }
+}
+
+/** A crash is reported even where its state cannot be had. */
+function dump(vcpu: Vcpu, guestMemory: GuestMemory): string {
+  try {
+    return registerDump(vcpu, guestMemory);
+  } catch (error) {
+    return `no registers: ${(error as Error).message}`;
+  }
+}

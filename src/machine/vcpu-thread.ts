@@ -1,0 +1,17 @@
+/** Worker: runs one vCPU and serves its exits. */
+import { parentPort, workerData } from "node:worker_threads";
+import { traceLine } from "./log.js";
+import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
+import { runVcpu } from "./vcpu-runner.js";
+
+const data = workerData as ThreadData;
+
+await enterThread(`vcpu-${data.id}`, data, (board) => {
+  const { lifecycle, clock, guestMemory } = board;
+  const vcpu = board.vm.vcpu(data.id);
+  if (data.id === 0) {
+    lifecycle.firstRun = clock.now();
+    parentPort?.postMessage(RUNNING);
+  }
+  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+});
