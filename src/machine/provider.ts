@@ -31,11 +31,9 @@ export interface Provider {
   readonly createVm: CreateVm;
 }
 
-const SOFT = new URL("../hypervisor/soft/provider.js", import.meta.url).href;
-
 /** The provider that the configuration names; every thread of a machine gets the same. */
 export async function loadProvider(config: MachineConfig): Promise<Provider> {
   if (config.providerModule !== undefined) return (await import(config.providerModule)) as Provider;
-  const soft = (await import(SOFT)) as { softArenaBytes: Provider["arenaBytes"]; createSoftVm: CreateVm };
+  const soft = await import("../hypervisor/soft/provider.js");
   return { arenaBytes: soft.softArenaBytes, createVm: soft.createSoftVm };
 }

@@ -195,10 +195,10 @@ export const Leave = {
 } as const;
 
 /** Bits of `poll`. */
-export const Poll = { INTERRUPT: 1, REQUEST: 2, KICK: 4, STALE_CODE: 8 } as const;
+export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4 } as const;
 
 /** Bits of `requests`. */
-export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16 } as const;
+export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16, FLUSH_CODE: 32 } as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
 export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;

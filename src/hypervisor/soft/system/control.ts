@@ -69,14 +69,17 @@ export class ControlRegisters {
   write(n: number, value: bigint): void {
     switch (n) {
       case 0:
-        return this.writeCr0(value);
+        this.writeCr0(value);
+        return;
       case 2:
         this.s.cr2 = value;
         return;
       case 3:
-        return this.#writeCr3(value);
+        this.#writeCr3(value);
+        return;
       case 4:
-        return this.#writeCr4(value);
+        this.#writeCr4(value);
+        return;
       case 8:
         if (value > 15n) throw gp(0);
         this.irqchip.setCr8(this.id, Number(value));

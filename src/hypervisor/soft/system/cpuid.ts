@@ -187,23 +187,3 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(0x80000008, (48 << 8) | MAX_PHYSICAL_BITS, 0, 0, 0),
   ];
 }
-
-/** CPUID's answer: leaves beyond the highest give the highest basic one's (SDM vol. 2, CPUID). */
-export function lookUpCpuid(
-  entries: readonly CpuidEntry[],
-  fn: number,
-  index: number,
-): CpuidEntry | undefined {
-  const find = (f: number) =>
-    entries.find((entry) => entry.function === f && (!entry.significantIndex || entry.index === index));
-  const found = find(fn >>> 0);
-  if (found !== undefined) return found;
-  if (entries.some((entry) => entry.function === fn >>> 0)) return undefined;
-  const basic = entries.find((entry) => entry.function === 0);
-  const extended = entries.find((entry) => entry.function === 0x80000000);
-  const within =
-    (fn >>> 0 <= (basic?.eax ?? 0) && fn >= 0) ||
-    (fn >>> 0 >= 0x80000000 && fn >>> 0 <= (extended?.eax ?? 0)) ||
-    (fn >>> 0 >= 0x40000000 && fn >>> 0 < 0x50000000);
-  return within ? undefined : find(basic?.eax ?? 0);
-}

@@ -81,7 +81,10 @@ export class Transfers {
 
   farJump(selector: number, offset: bigint): void {
     const { s, segments } = this;
-    if (isRealStyle(s)) return this.#realTransfer(selector, offset);
+    if (isRealStyle(s)) {
+      this.#realTransfer(selector, offset);
+      return;
+    }
     if ((selector & 0xfffc) === 0) throw gp(0);
     const descriptor = segments.descriptor(selector);
     if (!isSystem(descriptor.high)) {

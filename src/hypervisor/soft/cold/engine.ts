@@ -1,0 +1,35 @@
+/** The cold tier's module, made once a thread, and its instances, one a vCPU. */
+import type { SharedMemory } from "../../../memory/shared-memory.js";
+import { InstructionDecoder } from "../decode/instruction.js";
+import type { ColdExports } from "../mmu/access.js";
+import { buildHandlerModule, HANDLER_TABLE_SIZE, type HandlerModule } from "./handler-module.js";
+
+/** What the module calls (runtime, declareImports). Addresses are byte offsets in linear memory, physical ones in halves. */
+export interface ColdImports {
+  mmioLoad(cpu: number, rec: number, low: number, high: number, bytes: number): void;
+  mmioStore(cpu: number, rec: number, low: number, high: number, bytes: number): void;
+  codeWritten(cpu: number, page: number, offset: number, bytes: number): void;
+  checkAccess(cpu: number, rec: number, low: number, high: number, bytes: number, kind: number): void;
+  clock(): number;
+}
+
+let built: { handlers: HandlerModule; module: WebAssembly.Module } | undefined;
+
+function engine(): { handlers: HandlerModule; module: WebAssembly.Module } {
+  if (built === undefined) {
+    const handlers = buildHandlerModule();
+    built = { handlers, module: new WebAssembly.Module(handlers.bytes) };
+  }
+  return built;
+}
+
+export function makeDecoder(): InstructionDecoder {
+  return new InstructionDecoder(engine().handlers);
+}
+
+export function instantiateEngine(memory: SharedMemory, imports: ColdImports): ColdExports {
+  const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_TABLE_SIZE });
+  const env = { memory: memory.memory, table, ...imports } as unknown as WebAssembly.Imports[string];
+  const instance = new WebAssembly.Instance(engine().module, { env });
+  return instance.exports as unknown as ColdExports;
+}

@@ -1,0 +1,242 @@
+/** The provider `soft`: a VM whose vCPUs are NLKT's own CPU. Meets src/hypervisor/seam.ts. */
+import type { Clock } from "../../memory/clock.js";
+import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
+import type { SharedMemory } from "../../memory/shared-memory.js";
+import type { StateAllocator } from "../../memory/state-allocator.js";
+import type { Timers } from "../../memory/timers.js";
+import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vcpu, Vm } from "../seam.js";
+import { TSC_KHZ } from "./irqchip/cpu-signals.js";
+import { IrqChip } from "./irqchip/irqchip.js";
+import { KvmClock } from "./irqchip/kvmclock.js";
+import { MAX_PHYSICAL_BITS } from "./mmu/walk.js";
+import { softCpuid } from "./system/cpuid.js";
+import { CpuidTable } from "./system/cpuid-table.js";
+import { SoftVcpu } from "./vcpu.js";
+import {
+  O,
+  PHYS_PAGES,
+  PhysFlag,
+  Poll,
+  Request,
+  VCPU_BYTES,
+  VCPU_STATE,
+  type VcpuState,
+} from "./vcpu-state.js";
+
+const PAGE = 4096;
+const MIB = 1 << 20;
+/** Decoded code of one vCPU. */
+const CODE_ARENA_BYTES = 128 * MIB;
+/** Interrupt controllers, clocks, alignment. */
+const OTHER_BYTES = 2 * MIB;
+
+/** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM. */
+export function softArenaBytes(cpus: number): number {
+  return PHYS_PAGES * 4 + OTHER_BYTES + cpus * (VCPU_BYTES + PAGE + CODE_ARENA_BYTES);
+}
+
+export interface SoftVmOptions {
+  readonly cpus: number;
+  readonly tier?: "auto" | "hot" | "cold";
+  /** True in the thread that makes the machine. */
+  readonly create: boolean;
+}
+
+/** Where a vCPU's parts are in linear memory. */
+export interface VcpuPlace {
+  readonly state: VcpuState;
+  readonly codeStart: number;
+  readonly codeEnd: number;
+}
+
+export function createSoftVm(
+  memory: SharedMemory,
+  allocator: StateAllocator,
+  guestMemory: GuestMemory,
+  timers: Timers,
+  clock: Clock,
+  options: SoftVmOptions,
+): SoftVm {
+  return new SoftVm(memory, allocator, guestMemory, timers, clock, options);
+}
+
+export class SoftVm implements Vm {
+  readonly tscKhz = TSC_KHZ;
+  readonly irqchip: IrqChip;
+  readonly kvmClock: KvmClock;
+  readonly places: readonly VcpuPlace[];
+  /** Address of the map from guest-physical pages to linear memory. */
+  readonly physMap: number;
+  readonly #slots = new Map<number, MemorySlot>();
+  readonly #vcpus = new Map<number, SoftVcpu>();
+  readonly #doorbells: Doorbell[] = [];
+  readonly cpuids: readonly CpuidTable[];
+
+  constructor(
+    readonly memory: SharedMemory,
+    allocator: StateAllocator,
+    readonly guestMemory: GuestMemory,
+    timers: Timers,
+    readonly clock: Clock,
+    readonly options: SoftVmOptions,
+  ) {
+    this.physMap = allocator.bytes(PHYS_PAGES * 4, "soft.phys-map", PAGE);
+    this.places = Array.from({ length: options.cpus }, (_, id) => {
+      const at = allocator.bytes(VCPU_BYTES, `soft.vcpu${id}`, PAGE);
+      const codeStart = allocator.bytes(CODE_ARENA_BYTES, `soft.code${id}`, PAGE);
+      return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + CODE_ARENA_BYTES };
+    });
+    this.cpuids = this.places.map((_, id) => new CpuidTable(memory, allocator, `soft.cpuid${id}`));
+    const tsc = { tscOffset: (id: number) => this.places[id].state.tscOffset };
+    this.irqchip = new IrqChip(
+      memory,
+      allocator,
+      timers,
+      clock,
+      options.cpus,
+      {
+        interrupt: (id) => this.#signal(id, Poll.INTERRUPT),
+        nmi: (id) => this.request(id, Request.NMI),
+        init: (id) => this.request(id, Request.INIT),
+        sipi: (id, vector) => {
+          this.places[id].state.sipiVector = vector;
+          this.request(id, Request.SIPI);
+        },
+      },
+      tsc,
+      { physicalAddressBits: MAX_PHYSICAL_BITS },
+    );
+    this.kvmClock = new KvmClock(memory, allocator, clock, tsc, guestMemory, options.cpus);
+    if (options.create) this.#create();
+    guestMemory.onWrite((offset, length) => this.#hostWrote(offset, length));
+  }
+
+  #create(): void {
+    this.places.forEach(({ state }, id) => {
+      state.physMap = this.physMap;
+      SoftVcpu.powerUp(state, this.memory, id);
+      this.cpuids[id].set(softCpuid(id, this.options.cpus));
+    });
+    this.irqchip.reset();
+    this.kvmClock.reset();
+  }
+
+  /** Make vCPU `id` leave guest code or sleep and look at what `bits` of Poll say. */
+  #signal(id: number, bits: number): void {
+    const index = (this.places[id].state.address + O.poll) >>> 2;
+    Atomics.or(this.memory.i32, index, bits);
+    Atomics.notify(this.memory.i32, index);
+  }
+
+  /** Ask vCPU `id` for what `bits` of Request say. */
+  request(id: number, bits: number): void {
+    Atomics.or(this.memory.i32, (this.places[id].state.address + O.requests) >>> 2, bits);
+    this.#signal(id, Poll.REQUEST);
+  }
+
+  /** The host or a device wrote guest RAM: decoded code of it is gone, and the page is dirty. */
+  #hostWrote(offset: number, length: number): void {
+    const slot = this.guestMemory.slots.find((s) => offset >= s.offset && offset < s.offset + s.size);
+    if (slot === undefined || length === 0) return;
+    const first = Math.floor((slot.guestPhysical + offset - slot.offset) / PAGE);
+    const last = Math.floor((slot.guestPhysical + offset - slot.offset + length - 1) / PAGE);
+    let code = false;
+    for (let page = first; page <= last; page++) {
+      const flags = this.memory.u32[(this.physMap >>> 2) + page];
+      if ((flags & PhysFlag.CODE) !== 0) code = true;
+      if ((flags & PhysFlag.LOG_DIRTY) !== 0)
+        Atomics.or(this.memory.u32, (this.physMap >>> 2) + page, PhysFlag.DIRTY);
+    }
+    if (code) for (let id = 0; id < this.places.length; id++) this.request(id, Request.FLUSH_CODE);
+  }
+
+  setMemorySlot(slot: MemorySlot): void {
+    const old = this.#slots.get(slot.slot);
+    if (old !== undefined) this.#map(old, false);
+    if (slot.size === 0) this.#slots.delete(slot.slot);
+    else {
+      if (slot.guestPhysical % PAGE !== 0 || slot.size % PAGE !== 0 || slot.offset % PAGE !== 0) {
+        throw new RangeError(`memory slot ${slot.slot} is not page-aligned`);
+      }
+      if ((slot.guestPhysical + slot.size) / PAGE > PHYS_PAGES) {
+        throw new RangeError(`memory slot ${slot.slot} reaches beyond ${(PHYS_PAGES * PAGE) / 2 ** 30} GiB`);
+      }
+      this.#slots.set(slot.slot, slot);
+      this.#map(slot, true);
+    }
+    for (let id = 0; id < this.places.length; id++) this.request(id, Request.FLUSH_CODE | Request.TLB_FLUSH);
+  }
+
+  #map(slot: MemorySlot, present: boolean): void {
+    const { u32 } = this.memory;
+    const first = (this.physMap >>> 2) + slot.guestPhysical / PAGE;
+    const flags =
+      PhysFlag.RAM | (slot.readonly ? PhysFlag.READONLY : 0) | (slot.logDirty ? PhysFlag.LOG_DIRTY : 0);
+    for (let i = 0; i < slot.size / PAGE; i++)
+      u32[first + i] = present ? (slot.offset + i * PAGE) | flags : 0;
+  }
+
+  getDirtyLog(number: number): Uint8Array {
+    const slot = this.#slots.get(number);
+    if (slot === undefined) throw new RangeError(`there is no memory slot ${number}`);
+    const pages = slot.size / PAGE;
+    const log = new Uint8Array(Math.ceil(pages / 8));
+    const first = (this.physMap >>> 2) + slot.guestPhysical / PAGE;
+    for (let i = 0; i < pages; i++) {
+      if ((Atomics.and(this.memory.u32, first + i, ~PhysFlag.DIRTY) & PhysFlag.DIRTY) !== 0)
+        log[i >> 3] |= 1 << (i & 7);
+    }
+    return log;
+  }
+
+  setIrqLine(gsi: number, level: boolean): void {
+    this.irqchip.routing.setIrqLine(gsi, level);
+  }
+  setGsiRouting(routes: readonly IrqRoute[]): void {
+    this.irqchip.routing.setRoutes(routes);
+  }
+  signalMsi(msi: Msi): void {
+    this.irqchip.routing.signalMsi(msi);
+  }
+  addDoorbell(doorbell: Doorbell): void {
+    this.#doorbells.push(doorbell);
+  }
+
+  /** Ring the doorbell of a write, if it has one; true where it was consumed. */
+  ringDoorbell(space: "port" | "mmio", address: number, size: number, value: bigint): boolean {
+    for (const bell of this.#doorbells) {
+      if (bell.space !== space || bell.address !== address) continue;
+      if (bell.size !== 0 && bell.size !== size) continue;
+      if (bell.datamatch !== undefined && bell.datamatch !== value) continue;
+      Atomics.add(this.memory.i32, bell.word >>> 2, 1);
+      Atomics.notify(this.memory.i32, bell.word >>> 2);
+      return true;
+    }
+    return false;
+  }
+
+  getClock(): bigint {
+    return this.kvmClock.getClock();
+  }
+  setClock(nanoseconds: bigint): void {
+    this.kvmClock.setClock(nanoseconds);
+  }
+
+  supportedCpuid(): CpuidEntry[] {
+    return softCpuid(0, this.options.cpus);
+  }
+
+  vcpu(id: number): Vcpu {
+    if (id < 0 || id >= this.places.length) throw new RangeError(`there is no vCPU ${id}`);
+    let vcpu = this.#vcpus.get(id);
+    if (vcpu === undefined) {
+      vcpu = new SoftVcpu(this, id);
+      this.#vcpus.set(id, vcpu);
+    }
+    return vcpu;
+  }
+
+  close(): void {
+    this.#vcpus.clear();
+  }
+}

@@ -1,0 +1,827 @@
+/**
+ * A vCPU of the software CPU: the loop around guest code. It enters translated code, and sees to everything that makes it
+ * leave: exceptions, code to be decoded, operations done in TypeScript, interrupts, and accesses that the machine serves.
+ */
+import { randomFillSync } from "node:crypto";
+import { aboutToWait } from "../../memory/mutex.js";
+import type { SharedMemory } from "../../memory/shared-memory.js";
+import {
+  type CpuidEntry,
+  type DebugRegs,
+  ExitReason,
+  type Fpu,
+  type GuestDebug,
+  MpState,
+  type Msr,
+  type Regs,
+  type Sregs,
+  type Vcpu,
+  type VcpuEvents,
+  type VmExit,
+} from "../seam.js";
+import { instantiateEngine, makeDecoder } from "./cold/engine.js";
+import { CodeCache } from "./decode/code-cache.js";
+import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
+import type { IrqChip } from "./irqchip/irqchip.js";
+import { type ColdExports, GuestAccess } from "./mmu/access.js";
+import type { SoftVm } from "./provider.js";
+import { ControlRegisters } from "./system/control.js";
+import { AccessPending, GuestFault } from "./system/fault.js";
+import {
+  combineFaults,
+  EventKind,
+  HAS_ERROR_CODE,
+  Interrupts,
+  pushesErrorCode,
+} from "./system/interrupts.js";
+import { updateMode } from "./system/mode.js";
+import { Msrs } from "./system/msrs.js";
+import { SYSTEM_OPERATION_NAMES, SystemDetail } from "./system/operation-names.js";
+import { OPERATIONS, type OperationContext } from "./system/operations.js";
+import { IoPending, PortIo } from "./system/port-io.js";
+import * as registers from "./system/register-groups.js";
+import { Segments } from "./system/segments.js";
+import { Transfers } from "./system/transfers.js";
+import {
+  AccessKind,
+  CodeMode,
+  CodePage,
+  Cr0,
+  Eflags,
+  FAULT_NO_ERROR_CODE,
+  FTLB_ENTRIES,
+  Ftlb,
+  Leave,
+  O,
+  PhysFlag,
+  Poll,
+  Rec,
+  Request,
+  SCRATCH_RECORDS_OFFSET,
+  Seg,
+  VCPU_BYTES,
+  VCPU_STATE,
+  type VcpuState,
+  Vector,
+  WALK_WRITABLE,
+} from "./vcpu-state.js";
+
+const PAGE = 4096;
+/** DR6: a single step (BS). */
+const DR6_BS = 1n << 14n;
+/** KVM_INTERNAL_ERROR_EMULATION. */
+const INTERNAL_ERROR_EMULATION = 1;
+/** Accesses of one instruction that can be replayed. */
+const MAX_MMIO_REPLAY = 16;
+/** Milliseconds that a halted vCPU sleeps at most before it looks around. */
+const HALT_SLEEP_LIMIT = 10_000;
+
+export class SoftVcpu implements Vcpu {
+  readonly exit: VmExit = {
+    reason: ExitReason.UNKNOWN,
+    port: 0,
+    size: 0,
+    count: 0,
+    isWrite: false,
+    address: 0,
+    data: new Uint8Array(8),
+    detail: 0,
+    debug: { exception: 0, pc: 0n, dr6: 0n, dr7: 0n },
+  };
+  readonly #memory: SharedMemory;
+  readonly #s: VcpuState;
+  readonly #irqchip: IrqChip;
+  readonly #exitData: DataView;
+  #parts: Parts | undefined;
+  #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
+
+  constructor(
+    readonly vm: SoftVm,
+    readonly id: number,
+  ) {
+    this.#memory = vm.memory;
+    this.#s = vm.places[id].state;
+    this.#irqchip = vm.irqchip;
+    this.#exitData = new DataView(this.exit.data.buffer);
+  }
+
+  /** State at power-up (SDM vol. 3A, table 10-1); for the thread that makes the machine. */
+  static powerUp(s: VcpuState, memory: SharedMemory, id: number): void {
+    const { physMap } = s;
+    memory.u8.fill(0, s.address, s.address + VCPU_STATE.size);
+    memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + VCPU_BYTES);
+    s.physMap = physMap;
+    registers.resetRegisters(s);
+    s.mpState = id === 0 ? MpState.RUNNABLE : MpState.UNINITIALIZED;
+    updateMode(s, memory);
+  }
+
+  /** Engine, decoder and system parts: made by the thread that runs the vCPU, when it first does. */
+  get #run(): Parts {
+    this.#parts ??= this.#makeParts();
+    return this.#parts;
+  }
+
+  #makeParts(): Parts {
+    const memory = this.#memory;
+    const s = this.#s;
+    const { clock } = this.vm;
+    const place = this.vm.places[this.id];
+    const decoder = makeDecoder();
+    let cache: CodeCache;
+    const codeWritten = (page: number, offset: number, bytes: number) => {
+      const index = (s.physMap >>> 2) + page;
+      if ((memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0) Atomics.or(memory.u32, index, PhysFlag.DIRTY);
+      cache.written(page, offset, bytes);
+    };
+    const wasm = instantiateEngine(memory, {
+      mmioLoad: (_cpu, _rec, low, high, bytes) => this.#mmio(physical(low, high), bytes, false),
+      mmioStore: (_cpu, _rec, low, high, bytes) => this.#mmio(physical(low, high), bytes, true),
+      codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
+      checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
+      clock: () => clock.now(),
+    });
+    cache = new CodeCache(
+      memory,
+      decoder,
+      place.codeStart,
+      place.codeEnd,
+      s.physMap,
+      () => wasm.flushTlb(s.address),
+      (linearPage) => wasm.flushWrites(s.address, linearPage | 0),
+    );
+    const access = new GuestAccess(memory, s, wasm, codeWritten);
+    const segments = new Segments(s, access);
+    const transfers = new Transfers(s, access, segments);
+    const interrupts = new Interrupts(s, access, segments, transfers);
+    const control = new ControlRegisters(s, memory, access, this.id, this.#irqchip);
+    const msrs = new Msrs(
+      s,
+      this.id,
+      this.#irqchip,
+      this.vm.kvmClock,
+      () => BigInt(Math.floor(clock.now())),
+      () => wasm.flushTlb(s.address),
+      () => {
+        this.#irqchip.tscChanged(this.id);
+        this.vm.kvmClock.tscChanged();
+      },
+    );
+    const ports = new PortIo(s, access, this.#irqchip);
+    const context: OperationContext = {
+      s,
+      memory,
+      access,
+      segments,
+      transfers,
+      interrupts,
+      control,
+      msrs,
+      ports,
+      cpuid: this.vm.cpuids[this.id],
+      random: (bytes) => {
+        const buffer = new DataView(new ArrayBuffer(8));
+        randomFillSync(new Uint8Array(buffer.buffer, 0, bytes));
+        return buffer.getBigUint64(0, true);
+      },
+      size: 4,
+      addressSize: 4,
+      rep: 0,
+      startRip: 0n,
+      modeChanged: () => updateMode(s, memory),
+    };
+    return { decoder, cache, wasm, access, segments, interrupts, control, msrs, ports, context };
+  }
+
+  // --- the loop ---
+
+  run(): ExitReason {
+    const s = this.#s;
+    const parts = this.#run;
+    this.#completeIo();
+    for (;;) {
+      if (s.poll !== 0 || s.requests !== 0) {
+        const index = (s.address + O.poll) >>> 2;
+        Atomics.store(this.#memory.i32, index, 0);
+        s.irqPending = 1;
+        if (s.requests !== 0 && this.#serveRequests()) return this.#leave(ExitReason.INTR);
+      }
+      if (s.mpState !== MpState.RUNNABLE) {
+        if (!this.#wake()) {
+          this.#sleep();
+          continue;
+        }
+      }
+      if (s.irqPending !== 0 && s.shadow === 0) this.#takeInterrupt();
+      if (this.#shutdown) {
+        this.#shutdown = false;
+        return this.#leave(ExitReason.SHUTDOWN);
+      }
+      s.leave = Leave.NONE;
+      const stepping =
+        (s.eflags & (Eflags.TF | Eflags.RF)) !== 0 ||
+        s.shadow !== 0 ||
+        s.mmioCount !== 0 ||
+        s.ioPending !== 0 ||
+        this.#debug.enable ||
+        (s.dr[7] & 0xffn) !== 0n;
+      if (stepping) {
+        const reason = this.#step(parts);
+        if (reason !== undefined) return this.#leave(reason);
+        continue;
+      }
+      parts.wasm.enter(s.address);
+      const reason = this.#left(parts);
+      if (reason !== undefined) return this.#leave(reason);
+    }
+  }
+
+  #leave(reason: ExitReason): ExitReason {
+    this.exit.reason = reason;
+    return reason;
+  }
+
+  /** See to why guest code was left; an exit that the machine has to serve, or undefined to go on. */
+  #left(parts: Parts): ExitReason | undefined {
+    const s = this.#s;
+    switch (s.leave) {
+      case Leave.FAULT:
+        s.rip = this.#recordRip();
+        return this.#raise(s.faultVector, s.faultCode);
+      case Leave.DECODE:
+        return this.#decode(parts);
+      case Leave.SYSTEM:
+        return this.#operation(parts);
+      case Leave.CROSS:
+        return this.#step(parts);
+      case Leave.MMIO:
+        s.rip = this.#recordRip();
+        return ExitReason.MMIO;
+      default:
+        return undefined;
+    }
+  }
+
+  #recordRip(): bigint {
+    const s = this.#s;
+    const offset = this.#memory.u16[(s.rec + Rec.pageOffset) >>> 1];
+    const rip = BigInt.asUintN(64, s.pageRip + BigInt(offset));
+    return s.codeMode === CodeMode.LONG64 ? rip : rip & 0xffff_ffffn;
+  }
+
+  #operation(parts: Parts): ExitReason | undefined {
+    const s = this.#s;
+    const { context } = parts;
+    const detail = s.leaveDetail;
+    const start = this.#recordRip();
+    context.startRip = start;
+    context.size = (detail >> SystemDetail.size) & 0xf;
+    context.addressSize = (detail >> SystemDetail.addressSize) & 0xf;
+    context.rep = (detail >> SystemDetail.rep) & 3;
+    const next = BigInt.asUintN(64, start + BigInt(this.#memory.u8[s.rec + Rec.length]));
+    s.rip = s.codeMode === CodeMode.LONG64 ? next : next & 0xffff_ffffn;
+    s.leave = Leave.NONE;
+    try {
+      OPERATIONS[SYSTEM_OPERATION_NAMES[detail & 0xff]](context);
+    } catch (thrown) {
+      s.rip = start;
+      return this.#thrown(thrown);
+    }
+    if ((s.eflags & Eflags.IF) !== 0) s.irqPending = 1;
+    const port = parts.ports.takePending();
+    return port === undefined ? undefined : this.#portExit(port.port, port.size, port.isWrite, port.value);
+  }
+
+  /** What an operation threw: a fault to deliver, an access to serve first, or a defect. */
+  #thrown(thrown: unknown): ExitReason | undefined {
+    if (thrown instanceof GuestFault) {
+      if (thrown.address !== undefined) this.#s.cr2 = thrown.address;
+      return this.#raise(thrown.vector, thrown.errorCode);
+    }
+    if (thrown instanceof AccessPending) return ExitReason.MMIO;
+    throw thrown;
+  }
+
+  /** Deliver an exception of the instruction at RIP; SHUTDOWN after a triple fault. */
+  #raise(vector: number, errorCode: number): ExitReason | undefined {
+    const s = this.#s;
+    const { interrupts } = this.#run;
+    s.shadow = 0;
+    s.mmioCount = 0;
+    s.mmioIndex = 0;
+    for (;;) {
+      const code = HAS_ERROR_CODE.has(vector) && pushesErrorCode(s) ? errorCode : FAULT_NO_ERROR_CODE;
+      try {
+        interrupts.deliver(vector, EventKind.EXCEPTION, code);
+        updateMode(s, this.#memory);
+        s.leave = Leave.NONE;
+        return undefined;
+      } catch (thrown) {
+        if (!(thrown instanceof GuestFault)) throw thrown;
+        if (thrown.address !== undefined) s.cr2 = thrown.address;
+        switch (combineFaults(vector, thrown.vector)) {
+          case "shutdown":
+            return ExitReason.SHUTDOWN;
+          case "double":
+            vector = Vector.DF;
+            errorCode = 0;
+            break;
+          default:
+            vector = thrown.vector;
+            errorCode = thrown.errorCode;
+        }
+      }
+    }
+  }
+
+  // --- decoding ---
+
+  /** Linear address of RIP, or undefined where CS does not reach there. */
+  #linearRip(): bigint | undefined {
+    const s = this.#s;
+    if (s.codeMode === CodeMode.LONG64) return s.rip;
+    if (s.rip > BigInt(s.segLimit[Seg.CS])) return undefined;
+    return (s.segBase[Seg.CS] + s.rip) & 0xffff_ffffn;
+  }
+
+  /** Make the code at RIP known to `lookup`. */
+  #decode(parts: Parts): ExitReason | undefined {
+    const s = this.#s;
+    s.leave = Leave.NONE;
+    const linear = this.#linearRip();
+    if (linear === undefined) return this.#raise(Vector.GP, 0);
+    if (s.codeMode === CodeMode.LONG64) {
+      if (BigInt.asUintN(64, BigInt.asIntN(48, linear)) !== linear) return this.#raise(Vector.GP, 0);
+    } else if (this.#nearLimit(linear)) return this.#step(parts);
+    const kind = AccessKind.FETCH | parts.access.userKind;
+    let physicalAddress: number;
+    try {
+      physicalAddress = parts.access.physical(linear, kind);
+    } catch (thrown) {
+      return this.#thrown(thrown);
+    }
+    const flags = s.walkFlags & ~WALK_WRITABLE;
+    if (parts.access.linear(physicalAddress) < 0) {
+      // Code in device memory: nothing that this machine has.
+      this.exit.detail = INTERNAL_ERROR_EMULATION;
+      return ExitReason.INTERNAL_ERROR;
+    }
+    const page = Math.floor(physicalAddress / PAGE);
+    const offset = physicalAddress % PAGE;
+    const mode = s.codeMode;
+    let codePage = parts.cache.codePage(page, mode);
+    if (this.#memory.u32[(codePage + CodePage.index + 4 * offset) >>> 2] === 0) {
+      if (!parts.cache.decodeRun(page, offset, mode)) {
+        codePage = parts.cache.codePage(page, mode);
+        parts.cache.decodeRun(page, offset, mode);
+      }
+    }
+    const slot = Number((linear >> 12n) & BigInt(FTLB_ENTRIES - 1));
+    const entry = s.ftlb + slot * Ftlb.size;
+    this.#memory.u64[(entry + Ftlb.tag) >>> 3] = linear & ~0xfffn;
+    this.#memory.u32[(entry + Ftlb.codePage) >>> 2] = codePage;
+    this.#memory.u32[(entry + Ftlb.flags) >>> 2] = flags;
+    return undefined;
+  }
+
+  /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */
+  #nearLimit(linear: bigint): boolean {
+    const s = this.#s;
+    const pageEnd = s.rip + (0xfffn - (linear & 0xfffn)) + BigInt(MAX_INSTRUCTION_BYTES);
+    return pageEnd > BigInt(s.segLimit[Seg.CS]);
+  }
+
+  // --- one instruction at a time ---
+
+  readonly #bytes = new Uint8Array(MAX_INSTRUCTION_BYTES + 1);
+
+  /** Fetch the instruction at RIP byte by byte as far as it goes, and decode it to the scratch records. */
+  #fetch(parts: Parts): void {
+    const s = this.#s;
+    const { access, decoder } = parts;
+    const kind = AccessKind.FETCH | access.userKind;
+    const long = s.codeMode === CodeMode.LONG64;
+    let have = 0;
+    let room = 0;
+    let source = 0;
+    for (;;) {
+      if (room === 0) {
+        const rip = s.rip + BigInt(have);
+        if (!long && rip > BigInt(s.segLimit[Seg.CS])) throw new GuestFault(Vector.GP, 0);
+        const linear = long ? BigInt.asUintN(64, rip) : (s.segBase[Seg.CS] + rip) & 0xffff_ffffn;
+        if (long && BigInt.asUintN(64, BigInt.asIntN(48, linear)) !== linear)
+          throw new GuestFault(Vector.GP, 0);
+        source = access.linear(access.physical(linear, kind));
+        if (source < 0) throw new GuestFault(Vector.GP, 0);
+        room = PAGE - Number(linear & 0xfffn);
+        if (!long) room = Math.min(room, Number(BigInt(s.segLimit[Seg.CS]) - rip) + 1);
+      }
+      const count = Math.min(room, MAX_INSTRUCTION_BYTES - have);
+      for (let i = 0; i < count; i++) this.#bytes[have + i] = this.#memory.u8[source + i];
+      have += count;
+      room = 0;
+      const status = decoder.decode(this.#bytes, 0, have, s.codeMode);
+      if (status === DecodeStatus.NEEDS_MORE && have < MAX_INSTRUCTION_BYTES) continue;
+      if (status === DecodeStatus.TOO_LONG || status === DecodeStatus.NEEDS_MORE)
+        throw new GuestFault(Vector.GP, 0);
+      return;
+    }
+  }
+
+  #step(parts: Parts): ExitReason | undefined {
+    const s = this.#s;
+    const { cache, decoder, wasm } = parts;
+    s.leave = Leave.NONE;
+    const start = s.rip;
+    const trap = (s.eflags & Eflags.TF) !== 0;
+    const resume = (s.eflags & Eflags.RF) !== 0;
+    if (!resume && this.#instructionBreakpoint(parts)) return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE);
+    s.eflags &= ~Eflags.RF;
+    try {
+      this.#fetch(parts);
+    } catch (thrown) {
+      return this.#thrown(thrown);
+    }
+    const linear = s.codeMode === CodeMode.LONG64 ? start : (s.segBase[Seg.CS] + start) & 0xffff_ffffn;
+    const offset = Number(linear & 0xfffn);
+    s.pageRip = BigInt.asUintN(64, start - BigInt(offset));
+    const records = s.address + SCRATCH_RECORDS_OFFSET;
+    const after = cache.writeRecords(records, offset, s.codeMode);
+    cache.stepEnd(after, offset + decoder.length);
+    const shadow = s.shadow;
+    s.shadow = 0;
+    Atomics.or(this.#memory.i32, (s.address + O.poll) >>> 2, Poll.STEP);
+    this.#watchHits = 0;
+    wasm.enterRecord(s.address, records);
+    const how = s.leave;
+    if (how === Leave.MMIO) {
+      s.shadow = shadow;
+      s.rip = start;
+      return ExitReason.MMIO;
+    }
+    if (how === Leave.FAULT || how === Leave.SYSTEM) {
+      const reason = this.#left(parts);
+      if (reason === ExitReason.MMIO) {
+        s.shadow = shadow;
+        return reason;
+      }
+      if (how === Leave.FAULT || reason !== undefined) return reason;
+    }
+    s.leave = Leave.NONE;
+    s.mmioCount = 0;
+    s.mmioIndex = 0;
+    return this.#afterStep(trap);
+  }
+
+  /** Traps that follow a completed instruction. */
+  #afterStep(trap: boolean): ExitReason | undefined {
+    const s = this.#s;
+    if (this.#debug.enable && this.#debug.singleStep) {
+      const { debug } = this.exit;
+      debug.exception = Vector.DB;
+      debug.pc = this.#linearRip() ?? s.rip;
+      debug.dr6 = s.dr[6] | DR6_BS;
+      debug.dr7 = s.dr[7];
+      return ExitReason.DEBUG;
+    }
+    if (!trap && this.#watchHits === 0) return undefined;
+    s.dr[6] |= BigInt(this.#watchHits) | (trap ? DR6_BS : 0n);
+    this.#watchHits = 0;
+    return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE);
+  }
+
+  #instructionBreakpoint(parts: Parts): boolean {
+    const s = this.#s;
+    const mask = parts.control.executionBreakpoints;
+    if (mask === 0) return false;
+    const linear = this.#linearRip();
+    let hits = 0;
+    for (let i = 0; i < 4; i++) if ((mask & (1 << i)) !== 0 && s.dr[i] === linear) hits |= 1 << i;
+    if (hits === 0) return false;
+    s.dr[6] |= BigInt(hits);
+    return true;
+  }
+
+  /** Bits of DR0–DR3 that the current instruction's data accesses met. */
+  #watchHits = 0;
+
+  /** Called for every access while the TLB is not filled: #AC (SDM vol. 3A, 6.15, interrupt 17) and data breakpoints. */
+  #checkAccess(rec: number, low: number, high: number, bytes: number, kind: number): void {
+    const s = this.#s;
+    const size = bytes === 10 ? 8 : bytes;
+    const checksAlignment =
+      s.cpl === 3 && (s.eflags & Eflags.AC) !== 0 && (Number(s.cr0 & 0xffff_ffffn) & Cr0.AM) !== 0;
+    if (checksAlignment && (low & (size - 1)) !== 0) {
+      s.faultVector = Vector.AC;
+      s.faultCode = 0;
+      s.rec = rec;
+      s.leave = Leave.FAULT;
+      return;
+    }
+    if (s.watchpoints === 0) return;
+    const start = (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+    const end = start + BigInt(bytes);
+    for (let i = 0; i < 4; i++) {
+      if ((s.watchpoints & (1 << i)) === 0) continue;
+      const control = Number((s.dr[7] >> BigInt(16 + 4 * i)) & 0xfn);
+      const writesOnly = (control & 3) === 1;
+      if (writesOnly && (kind & AccessKind.WRITE) === 0) continue;
+      if ((control & 3) === 2) continue;
+      // LEN: 1, 2, 8 or 4 bytes, aligned (SDM vol. 3B, 18.2.5).
+      const length = BigInt([1, 2, 8, 4][control >> 2]);
+      const at = s.dr[i] & ~(length - 1n);
+      if (start < at + length && at < end) this.#watchHits |= 1 << i;
+    }
+  }
+
+  // --- accesses that the machine serves ---
+
+  #portExit(port: number, size: number, isWrite: boolean, value: number): ExitReason | undefined {
+    if (isWrite && this.vm.ringDoorbell("port", port, size, BigInt(value))) return undefined;
+    const { exit } = this;
+    exit.port = port;
+    exit.size = size;
+    exit.count = 1;
+    exit.isWrite = isWrite;
+    this.#exitData.setUint32(0, value, true);
+    return ExitReason.IO;
+  }
+
+  /** An access to memory that is not RAM; the value is in scratch[0], for reads afterwards. */
+  #mmio(address: number, bytes: number, isWrite: boolean): void {
+    const s = this.#s;
+    const value = s.scratch[0];
+    if (this.#irqchip.claimsMmio(this.id, address)) {
+      if (isWrite) this.#irqchip.writeMmio(this.id, address, bytes, Number(value & 0xffff_ffffn));
+      else s.scratch[0] = BigInt(this.#irqchip.readMmio(this.id, address, bytes));
+      return;
+    }
+    if (s.mmioIndex < s.mmioCount) {
+      if (!isWrite) s.scratch[0] = s.mmioData[s.mmioIndex];
+      s.mmioIndex++;
+      return;
+    }
+    if (isWrite && this.vm.ringDoorbell("mmio", address, bytes, BigInt.asUintN(8 * bytes, value))) return;
+    const { exit } = this;
+    exit.address = address;
+    exit.size = bytes;
+    exit.count = 1;
+    exit.isWrite = isWrite;
+    this.#exitData.setBigUint64(0, isWrite ? value : 0n, true);
+    s.leave = Leave.MMIO;
+    this.#mmioExit = true;
+  }
+
+  /** The last exit was MMIO, and its instruction has to be run again with the answer. */
+  #mmioExit = false;
+
+  /** Take the machine's answer to the last exit. */
+  #completeIo(): void {
+    const s = this.#s;
+    if (this.#mmioExit) {
+      this.#mmioExit = false;
+      const mask = (1n << BigInt(8 * this.exit.size)) - 1n;
+      // An instruction makes a bounded number of accesses; more than that cannot be replayed.
+      if (s.mmioCount < MAX_MMIO_REPLAY) {
+        s.mmioData[s.mmioCount] = this.#exitData.getBigUint64(0, true) & mask;
+        s.mmioCount++;
+      }
+      s.mmioIndex = 0;
+    }
+    if (s.ioPending === IoPending.IN) {
+      this.#run.ports.completeIn(this.#portAnswer(s.ioData));
+    } else if (s.ioPending === IoPending.INS) {
+      s.ioData = this.#portAnswer(this.exit.size);
+      s.ioPending = IoPending.INS_READY;
+    }
+  }
+
+  #portAnswer(size: number): number {
+    const value = this.#exitData.getUint32(0, true);
+    return size === 4 ? value : value & ((1 << (8 * size)) - 1);
+  }
+
+  // --- interrupts and sleep ---
+
+  #takeInterrupt(): void {
+    const s = this.#s;
+    if (!this.#irqchip.hasInterrupt(this.id)) {
+      s.irqPending = 0;
+      return;
+    }
+    if ((s.eflags & Eflags.IF) === 0) return;
+    const vector = this.#irqchip.acknowledge(this.id);
+    if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+  }
+
+  /** An interrupt or NMI; a fault in its delivery is raised in its place. */
+  #deliverEvent(vector: number, kind: EventKind): void {
+    const s = this.#s;
+    s.mpState = MpState.RUNNABLE;
+    try {
+      this.#run.interrupts.deliver(vector, kind);
+      updateMode(s, this.#memory);
+    } catch (thrown) {
+      if (this.#thrown(thrown) === ExitReason.SHUTDOWN) this.#shutdown = true;
+    }
+  }
+
+  /** A triple fault came up where no exit could be returned. */
+  #shutdown = false;
+
+  /** What other threads asked for; true where `run` has to return. */
+  #serveRequests(): boolean {
+    const s = this.#s;
+    const index = (s.address + O.requests) >>> 2;
+    const requests = Atomics.exchange(this.#memory.i32, index, 0);
+    const { cache, wasm, msrs } = this.#run;
+    if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
+    if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
+    if ((requests & Request.INIT) !== 0) {
+      this.#irqchip.resetVcpu(this.id);
+      registers.resetAfterInit(s);
+      msrs.s.mpState = this.id === 0 ? MpState.RUNNABLE : MpState.INIT_RECEIVED;
+      wasm.flushTlb(s.address);
+      updateMode(s, this.#memory);
+    }
+    if ((requests & Request.SIPI) !== 0 && s.mpState === MpState.INIT_RECEIVED) {
+      // SDM vol. 3A, 9.4.3: CS is the vector's page.
+      s.segSelector[Seg.CS] = s.sipiVector << 8;
+      s.segBase[Seg.CS] = BigInt(s.sipiVector << 12);
+      s.rip = 0n;
+      s.mpState = MpState.RUNNABLE;
+    }
+    if ((requests & Request.NMI) !== 0) {
+      if (s.nmiMasked !== 0 || s.shadow !== 0) Atomics.or(this.#memory.i32, index, Request.NMI);
+      else {
+        s.nmiMasked = 1;
+        this.#deliverEvent(Vector.NMI, EventKind.EXTERNAL);
+      }
+    }
+    return (requests & Request.KICK) !== 0;
+  }
+
+  /** Whether a vCPU that does not run may run again. */
+  #wake(): boolean {
+    const s = this.#s;
+    if (s.mpState !== MpState.HALTED) return false;
+    if ((s.eflags & Eflags.IF) !== 0 && this.#irqchip.hasInterrupt(this.id)) {
+      s.mpState = MpState.RUNNABLE;
+      s.irqPending = 1;
+      return true;
+    }
+    return false;
+  }
+
+  #sleep(): void {
+    const s = this.#s;
+    const index = (s.address + O.poll) >>> 2;
+    const deadline = this.#irqchip.timerDeadline(this.id);
+    const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
+    if (milliseconds > 0) {
+      aboutToWait("halted vCPU");
+      Atomics.wait(this.#memory.i32, index, 0, milliseconds);
+    }
+    this.#irqchip.expireTimer(this.id);
+  }
+
+  kick(): void {
+    this.vm.request(this.id, Request.KICK);
+  }
+
+  nmi(): void {
+    this.vm.request(this.id, Request.NMI);
+  }
+
+  // --- register groups ---
+
+  #completed(): void {
+    // State is whole only when the last exit's answer has been taken, as with KVM's immediate_exit.
+    if (this.#parts !== undefined) this.#completeIo();
+  }
+
+  getRegs(): Regs {
+    this.#completed();
+    return registers.getRegs(this.#s);
+  }
+  setRegs(regs: Regs): void {
+    this.#completed();
+    registers.setRegs(this.#s, regs);
+    updateMode(this.#s, this.#memory);
+  }
+  getSregs(): Sregs {
+    return registers.getSregs(this.#s, {
+      cr8: BigInt(this.#irqchip.getCr8(this.id)),
+      apicBase: this.#irqchip.getApicBase(this.id),
+    });
+  }
+  setSregs(sregs: Sregs): void {
+    registers.setSregs(this.#s, sregs);
+    this.#irqchip.setApicBase(this.id, sregs.apicBase);
+    this.#irqchip.setCr8(this.id, Number(sregs.cr8 & 0xfn));
+    updateMode(this.#s, this.#memory);
+    this.vm.request(this.id, Request.TLB_FLUSH);
+    if (this.#parts !== undefined) this.#parts.control.reloadPdptes();
+  }
+  getFpu(): Fpu {
+    return registers.getFpu(this.#s, this.#memory);
+  }
+  setFpu(fpu: Fpu): void {
+    registers.setFpu(this.#s, this.#memory, fpu);
+  }
+  getMsrs(indices: readonly number[]): Msr[] {
+    const result: Msr[] = [];
+    for (const index of indices) {
+      const data = this.#run.msrs.read(index >>> 0);
+      if (data !== undefined) result.push({ index, data });
+    }
+    return result;
+  }
+  setMsrs(msrs: readonly Msr[]): void {
+    for (const { index, data } of msrs) {
+      if (!this.#run.msrs.write(index >>> 0, data)) {
+        throw new RangeError(`MSR 0x${(index >>> 0).toString(16)} cannot be 0x${data.toString(16)}`);
+      }
+    }
+  }
+  getXcr0(): bigint {
+    return this.#s.xcr0;
+  }
+  setXcr0(value: bigint): void {
+    this.#s.xcr0 = value;
+  }
+  getLapic(): Uint8Array {
+    return this.#irqchip.getLapic(this.id);
+  }
+  setLapic(page: Uint8Array): void {
+    this.#irqchip.setLapic(this.id, page);
+  }
+  getEvents(): VcpuEvents {
+    const s = this.#s;
+    return {
+      exception: { injected: false, nr: 0, hasErrorCode: false, errorCode: 0 },
+      interrupt: { injected: false, nr: 0, soft: false, shadow: s.shadow },
+      nmi: { injected: false, pending: (s.requests & Request.NMI) !== 0, masked: s.nmiMasked !== 0 },
+    };
+  }
+  setEvents(events: VcpuEvents): void {
+    const s = this.#s;
+    s.shadow = events.interrupt.shadow;
+    s.nmiMasked = events.nmi.masked ? 1 : 0;
+    if (events.nmi.pending) this.nmi();
+    if (events.exception.injected) {
+      this.#raise(events.exception.nr, events.exception.hasErrorCode ? events.exception.errorCode : 0);
+    } else if (events.interrupt.injected) this.#deliverEvent(events.interrupt.nr, EventKind.EXTERNAL);
+  }
+  getMpState(): MpState {
+    return this.#s.mpState as MpState;
+  }
+  setMpState(state: MpState): void {
+    this.#s.mpState = state;
+  }
+  getDebugRegs(): DebugRegs {
+    const { dr } = this.#s;
+    return { db: [dr[0], dr[1], dr[2], dr[3]], dr6: dr[6], dr7: dr[7] };
+  }
+  setDebugRegs(values: DebugRegs): void {
+    const { control } = this.#run;
+    values.db.forEach((value, i) => {
+      control.setDebug(i, value);
+    });
+    control.setDebug(6, values.dr6);
+    control.setDebug(7, values.dr7);
+    updateMode(this.#s, this.#memory);
+  }
+  setCpuid(entries: readonly CpuidEntry[]): void {
+    this.vm.cpuids[this.id].set(entries);
+  }
+  getCpuid(): CpuidEntry[] {
+    return this.vm.cpuids[this.id].get();
+  }
+  setGuestDebug(debug: GuestDebug): void {
+    this.#debug = debug;
+  }
+  translate(linear: bigint): number | undefined {
+    try {
+      return this.#run.access.physical(linear, AccessKind.IMPLICIT);
+    } catch (thrown) {
+      if (thrown instanceof GuestFault) return undefined;
+      throw thrown;
+    }
+  }
+}
+
+interface Parts {
+  readonly decoder: InstructionDecoder;
+  readonly cache: CodeCache;
+  readonly wasm: ColdExports;
+  readonly access: GuestAccess;
+  readonly segments: Segments;
+  readonly interrupts: Interrupts;
+  readonly control: ControlRegisters;
+  readonly msrs: Msrs;
+  readonly ports: PortIo;
+  readonly context: OperationContext;
+}
+
+const physical = (low: number, high: number) => (high >>> 0) * 2 ** 32 + (low >>> 0);
