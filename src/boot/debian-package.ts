@@ -49,6 +49,13 @@ export async function defaultSuite(): Promise<string> {
   return (await hostSuite()) ?? FALLBACK_SUITE;
 }
 
+/** Throws `BootError` for what is no name of a suite or package, and could be taken for a path or an option. */
+export function checkNames(suite: string, packageName: string): void {
+  if (!SUITE_NAME.test(suite)) throw new BootError(`not the name of a Debian suite: ${suite}`);
+  if (!PACKAGE_NAME.test(packageName))
+    throw new BootError(`not the name of a Debian package: ${packageName}`);
+}
+
 export class PackageSource {
   readonly #options: readonly string[];
   readonly #temporary: string | undefined;
@@ -66,17 +73,32 @@ export class PackageSource {
   }
 
   /**
-   * A source of packages of `suite` (such as `bookworm` or `bookworm-backports`) that has `wanted`. To be closed.
+   * Calls `action` with a source of packages of `suite` (such as `bookworm` or `bookworm-backports`) that has `wanted`:
+   * with the machine's own lists, and if these are missing or so old that what they name is gone, with new ones.
    * Throws `BootError` where there is no apt, or no such suite or package.
    */
-  static async open(suite: string, wanted: string, progress: Progress): Promise<PackageSource> {
-    if (!SUITE_NAME.test(suite)) throw new BootError(`not the name of a Debian suite: ${suite}`);
-    if (!PACKAGE_NAME.test(wanted)) throw new BootError(`not the name of a Debian package: ${wanted}`);
+  static async use<T>(
+    suite: string,
+    wanted: string,
+    progress: Progress,
+    action: (source: PackageSource) => Promise<T>,
+  ): Promise<T> {
+    checkNames(suite, wanted);
     if (process.arch === "x64" && (await hostSuite()) === suite) {
       const own = new PackageSource(suite, [], undefined, progress);
-      if ((await own.find(wanted)) !== undefined) return own;
+      try {
+        if ((await own.find(wanted)) !== undefined) return await action(own);
+      } catch (error) {
+        if (!(error instanceof ToolError)) throw error;
+        progress(`${error.message}; trying again with new package lists`);
+      }
     }
-    return PackageSource.#openPrivate(suite, progress);
+    const source = await PackageSource.#openPrivate(suite, progress);
+    try {
+      return await action(source);
+    } finally {
+      await source.#close();
+    }
   }
 
   static async #openPrivate(suite: string, progress: Progress): Promise<PackageSource> {
@@ -103,13 +125,13 @@ export class PackageSource {
       progress(`fetching the package lists of Debian ${suite}`);
       await source.#apt("apt-get", ["update", "--error-on=any"]);
     } catch (error) {
-      await source.close();
+      await source.#close();
       throw error;
     }
     return source;
   }
 
-  async close(): Promise<void> {
+  async #close(): Promise<void> {
     if (this.#temporary !== undefined) await rm(this.#temporary, { recursive: true, force: true });
   }
 

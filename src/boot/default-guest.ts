@@ -12,9 +12,9 @@ import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/
 import path from "node:path";
 import { promisify } from "node:util";
 import { BootError } from "./boot-error.js";
-import { cacheDirectory, exists, makeOnce } from "./cache-directory.js";
+import { cacheDirectory, exists, makeOnce, TEMPORARY } from "./cache-directory.js";
 import { CpioArchive } from "./cpio.js";
-import { defaultSuite, extractPackage, PackageSource, type Progress } from "./debian-package.js";
+import { checkNames, defaultSuite, extractPackage, PackageSource, type Progress } from "./debian-package.js";
 import { GUEST_STATUS_PROGRAM } from "./guest-command.js";
 import { GUEST_INIT, GUEST_PROFILE } from "./guest-init.js";
 import { statusProgram } from "./guest-status-program.js";
@@ -58,11 +58,11 @@ export async function fetchKernel(
 ): Promise<CachedKernel> {
   const suite = request.suite ?? (await defaultSuite());
   const name = request.package ?? DEFAULT_KERNEL_PACKAGE;
-  if (!/^linux-image-[a-z0-9+.-]+$/.test(name)) throw new BootError(`not a kernel package: ${name}`);
+  checkNames(suite, name);
+  if (!name.startsWith("linux-image-")) throw new BootError(`not a kernel package: ${name}`);
   const target = path.join(cacheDirectory(), "kernels", suite, name);
   await makeOnce(target, async (temporary) => {
-    const source = await PackageSource.open(suite, name, progress);
-    try {
+    await PackageSource.use(suite, name, progress, async (source) => {
       const meta = await source.get(name);
       const image = meta.depends.find((dependency) => /^linux-image-\d/.test(dependency)) ?? name;
       const record = await source.get(image);
@@ -80,9 +80,7 @@ export async function fetchKernel(
       await rm(path.dirname(deb), { recursive: true });
       const facts = { suite, package: name, image, version: record.version, release };
       await writeFile(path.join(temporary, "kernel.json"), `${JSON.stringify(facts, null, 2)}\n`);
-    } finally {
-      await source.close();
-    }
+    });
   });
   return readKernel(target);
 }
@@ -112,6 +110,7 @@ export async function listKernels(): Promise<CachedKernel[]> {
   for (const suite of await readdir(root).catch(() => [])) {
     for (const name of await readdir(path.join(root, suite)).catch(() => [])) {
       const directory = path.join(root, suite, name);
+      if (name.includes(TEMPORARY)) continue;
       if (await exists(path.join(directory, "kernel.json"))) kernels.push(await readKernel(directory));
     }
   }
@@ -128,8 +127,7 @@ export async function fetchBusybox(progress: Progress = () => {}, suite?: string
   suite ??= await defaultSuite();
   const directory = path.join(cacheDirectory(), "busybox", suite);
   await makeOnce(directory, async (temporary) => {
-    const source = await PackageSource.open(suite, BUSYBOX_PACKAGE, progress);
-    try {
+    await PackageSource.use(suite, BUSYBOX_PACKAGE, progress, async (source) => {
       const deb = await source.download(await source.get(BUSYBOX_PACKAGE), temporary);
       // In /bin, or in /usr/bin where Debian has merged the two.
       await extractPackage(deb, temporary, ["*/bin/busybox"]);
@@ -143,9 +141,7 @@ export async function fetchBusybox(progress: Progress = () => {}, suite?: string
       await rename(`${file}.new`, file);
       await chmod(file, 0o755);
       await writeFile(path.join(temporary, "applets"), await listApplets(file));
-    } finally {
-      await source.close();
-    }
+    });
   });
   const applets = (await readFile(path.join(directory, "applets"), "utf8")).split("\n").filter(Boolean);
   return { busybox: path.join(directory, "busybox"), applets };

@@ -61,8 +61,15 @@ export async function unpackPayload(payload: Uint8Array, limit: number): Promise
   return unpacked;
 }
 
+/** Node's default of 16 KiB makes it two to three times as slow. */
+const ZLIB_CHUNK_SIZE = 2 ** 20;
+
+function zlibOptions(size: number) {
+  return { maxOutputLength: Math.max(size, 1), chunkSize: ZLIB_CHUNK_SIZE };
+}
+
 async function unpackGzip(data: Uint8Array, size: number): Promise<Uint8Array> {
-  return promisify(zlib.gunzip)(data, { maxOutputLength: Math.max(size, 1) });
+  return promisify(zlib.gunzip)(data, zlibOptions(size));
 }
 
 function unpackBzip2(data: Uint8Array, size: number): Uint8Array {
@@ -140,7 +147,7 @@ function decodeLz4Block(block: Uint8Array): Uint8Array {
 interface ZlibWithZstd {
   zstdDecompress?(
     data: Uint8Array,
-    options: { maxOutputLength: number },
+    options: { maxOutputLength: number; chunkSize: number },
     callback: (error: Error | null, result: Buffer) => void,
   ): void;
 }
@@ -148,7 +155,7 @@ interface ZlibWithZstd {
 async function unpackZstd(data: Uint8Array, size: number): Promise<Uint8Array> {
   const { zstdDecompress } = zlib as ZlibWithZstd;
   if (zstdDecompress !== undefined) {
-    return promisify(zstdDecompress)(data, { maxOutputLength: Math.max(size, 1) });
+    return promisify(zstdDecompress)(data, zlibOptions(size));
   }
   const decoder = new ZSTDDecoder();
   await decoder.init();
