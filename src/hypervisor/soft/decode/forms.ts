@@ -48,7 +48,10 @@ const FIXED_TYPES: Record<string, OperandSize> = { b: 1, w: 2, d: 4, q: 8 };
 
 export function rowShape(row: OpcodeRow): RowShape {
   const codes = row.operands;
-  const depends = row.sized === true || codes.some((c) => "vzy".includes(c.type) && c.type !== "");
+  const depends =
+    row.sized === true ||
+    row.operand64 !== undefined ||
+    codes.some((c) => "vzy".includes(c.type) && c.type !== "");
   const first = codes.find((c) => c.type in FIXED_TYPES || c.method === "AL");
   const fixedSize = depends
     ? undefined
