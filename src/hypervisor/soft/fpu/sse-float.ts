@@ -9,7 +9,7 @@
 
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, type Int, load32 } from "../wasm/expr.js";
-import type { FunctionBuilder, Local } from "../wasm/module.js";
+import type { FunctionBuilder } from "../wasm/module.js";
 import { FpFlag, Mxcsr, raise, TARGET_SHIFT, Target } from "./control.js";
 import {
   coreAdd,
@@ -57,20 +57,17 @@ const FORMAT64 = {
 } as const satisfies SseFormat<"i64">;
 
 interface Unpacked {
-  readonly m: Local<"i64">;
-  readonly x: Local<"i32">;
+  readonly m: I64;
+  readonly x: I32;
+  /** FpFlag.DE for a denormal number, else 0. */
+  readonly denormal: I32;
 }
 
-/** `bits`, which are no NaN, unpacked; a denormal number raises DE or, under DAZ, is zero (SDM vol. 1, 10.2.3.4). */
-function unpack(
-  f: FunctionBuilder,
-  format: SseFormat<"i32" | "i64">,
-  cpu: I32,
-  bits: I64,
-  mxcsr: I32,
-): Unpacked {
+/** `bits`, which are no NaN, unpacked; a denormal number is zero under DAZ (SDM vol. 1, 10.2.3.4). */
+function unpack(f: FunctionBuilder, format: SseFormat<"i32" | "i64">, bits: I64, mxcsr: I32): Unpacked {
   const m = f.local("i64");
   const x = f.local("i32");
+  const denormal = f.local("i32");
   const { fraction, exponentMax, bias, signShift } = format;
   const field = f.let(bits.shrU(fraction).toI32().and(exponentMax));
   const sign = f.let(bits.shrU(signShift).toI32().and(1));
@@ -85,7 +82,7 @@ function unpack(
           mxcsr.and(Mxcsr.DAZ),
           () => f.set(m, i64(0)),
           () => {
-            raise(f, cpu, FpFlag.DE);
+            f.set(denormal, i32(FpFlag.DE));
             const n = f.let(m.get.clz());
             f.set(m, m.get.shl(n));
             // Bit 63 is worth what the least normal number's first fraction bit is.
@@ -112,7 +109,7 @@ function unpack(
       f.if(field.eq(exponentMax), () => f.set(x, i32(INFINITE << 1).or(sign)));
     },
   );
-  return { m, x };
+  return { m: m.get, x: x.get, denormal: denormal.get };
 }
 
 function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
@@ -145,18 +142,21 @@ function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
       const a = f.let(wide(aBits as Bits));
       const b = f.let(wide(bBits as Bits));
       f.if(isNan(a).or(isNan(b)), () => nanOf(f, cpu, a, b));
-      const ua = unpack(f, format, cpu, a, mxcsr);
-      const ub = unpack(f, format, cpu, b, mxcsr);
-      f.return(
-        narrow(f.call(use(core), cpu, ua.m.get, ua.x.get, ub.m.get, flipB(ub.x.get), withFormat(mxcsr))),
-      );
+      const ua = unpack(f, format, a, mxcsr);
+      const ub = unpack(f, format, b, mxcsr);
+      // Division by zero comes before a denormal dividend (SDM vol. 1, 4.9.2), as processors do it even where masked.
+      const seen = core === coreDiv ? ub.m.ne(0) : i32(1);
+      raise(f, cpu, ua.denormal.or(ub.denormal).and(i32(0).sub(seen)));
+      f.return(narrow(f.call(use(core), cpu, ua.m, ua.x, ub.m, flipB(ub.x), withFormat(mxcsr))));
     });
 
   const sqrt = sharedFunction(`${name}_sqrt`, params1, type, (f, use, cpu, aBits, mxcsr) => {
     const a = f.let(wide(aBits as Bits));
     f.if(isNan(a), () => nanOf(f, cpu, a, a));
-    const u = unpack(f, format, cpu, a, mxcsr);
-    f.return(narrow(f.call(use(coreSqrt), cpu, u.m.get, u.x.get, withFormat(mxcsr))));
+    const u = unpack(f, format, a, mxcsr);
+    // A negative number is invalid, denormal or not.
+    raise(f, cpu, u.denormal.and(u.x.and(1).sub(1)));
+    f.return(narrow(f.call(use(coreSqrt), cpu, u.m, u.x, withFormat(mxcsr))));
   });
 
   /** MIN and MAX (SDM vol. 2, MINPS): the second operand where either is a NaN (IE) or both are zero. */
@@ -164,19 +164,24 @@ function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
     sharedFunction(`${name}_${operation}`, params2, type, (f, use, cpu, aBits, bBits, mxcsr) => {
       const a = f.let(wide(aBits as Bits));
       const b = f.let(wide(bBits as Bits));
-      f.if(isNan(a).or(isNan(b)), () => {
-        raise(f, cpu, FpFlag.IE);
-        f.return(bBits);
-      });
-      const ua = unpack(f, format, cpu, a, mxcsr);
-      const ub = unpack(f, format, cpu, b, mxcsr);
-      const relation = f.call(use(coreCompare), ua.m.get, ua.x.get, ub.m.get, ub.x.get);
-      const chosen = f.let(a.select(relation.eq(wanted), b));
-      // Under DAZ a denormal operand is a zero, and so is the result.
-      f.if(isDenormal(chosen).and(mxcsr.shrU(6)), () =>
-        f.return(narrow(chosen.and(i64(1n << BigInt(signShift))))),
+      const chosen = f.local("i64");
+      f.set(chosen, b);
+      f.if(
+        isNan(a).or(isNan(b)),
+        () => raise(f, cpu, FpFlag.IE),
+        () => {
+          const ua = unpack(f, format, a, mxcsr);
+          const ub = unpack(f, format, b, mxcsr);
+          raise(f, cpu, ua.denormal.or(ub.denormal));
+          const relation = f.call(use(coreCompare), ua.m, ua.x, ub.m, ub.x);
+          f.if(relation.eq(wanted), () => f.set(chosen, a));
+        },
       );
-      f.return(narrow(chosen));
+      // Under DAZ a denormal operand is a zero, and so is the result.
+      f.if(isDenormal(chosen.get).and(mxcsr.shrU(6)), () =>
+        f.return(narrow(chosen.get.and(i64(1n << BigInt(signShift))))),
+      );
+      f.return(narrow(chosen.get));
     });
 
   const compare = sharedFunction(
@@ -190,9 +195,10 @@ function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
         f.if(signaling.or(isSignaling(a)).or(isSignaling(b)), () => raise(f, cpu, FpFlag.IE));
         f.return(i32(Relation.UNORDERED));
       });
-      const ua = unpack(f, format, cpu, a, mxcsr);
-      const ub = unpack(f, format, cpu, b, mxcsr);
-      f.returnCall(use(coreCompare), ua.m.get, ua.x.get, ub.m.get, ub.x.get);
+      const ua = unpack(f, format, a, mxcsr);
+      const ub = unpack(f, format, b, mxcsr);
+      raise(f, cpu, ua.denormal.or(ub.denormal));
+      f.returnCall(use(coreCompare), ua.m, ua.x, ub.m, ub.x);
     },
   );
 
@@ -216,8 +222,8 @@ function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
         raise(f, cpu, FpFlag.IE);
         f.return(result === "i32" ? i32(0x80000000) : i64(TOP_BIT));
       });
-      const u = unpack(f, format, cpu, a, mxcsr);
-      const value = f.call(use(coreToInt), cpu, u.m.get, u.x.get, mxcsr, i32(bits));
+      const u = unpack(f, format, a, mxcsr);
+      const value = f.call(use(coreToInt), cpu, u.m, u.x, mxcsr, i32(bits));
       f.return(result === "i32" ? value.toI32() : value);
     });
 
@@ -248,12 +254,10 @@ function sseFloat<T extends "i32" | "i64">(format: SseFormat<T>) {
       const a = f.let(wide(aBits as Bits));
       f.if(isNan(a), () => nanOf(f, cpu, a, a));
       const before = f.let(load32(cpu, O.fpFlags));
-      const u = unpack(f, format, cpu, a, mxcsr);
-      // Denormal operands are not reported.
-      f.store32(cpu, before, O.fpFlags);
+      const u = unpack(f, format, a, mxcsr);
       const ofImmediate = mxcsr.and(~Mxcsr.RC).or(immediate.and(IMM_RC).shl(Mxcsr.RC_SHIFT));
       const control = f.let(mxcsr.select(immediate.and(IMM_USE_MXCSR), ofImmediate));
-      const result = f.let(f.call(use(coreRoundInt), cpu, u.m.get, u.x.get, withFormat(control)));
+      const result = f.let(f.call(use(coreRoundInt), cpu, u.m, u.x, withFormat(control)));
       f.if(immediate.and(IMM_NO_PRECISION), () => f.store32(cpu, before, O.fpFlags));
       f.return(narrow(result));
     },
@@ -304,8 +308,9 @@ const toF64 = sharedFunction("sf32_to_f64", ["i32", "i32", "i32"], "i64", (f, us
     const sign = a.shrU(31).shl(63);
     f.return(low.and(0x7fffff).shl(29).or(sign).or(i64(0x7ff8000000000000n)));
   });
-  const u = unpack(f, FORMAT32, cpu, a, mxcsr);
-  f.returnCall(use(corePack), cpu, u.m.get, u.x.get, mxcsr.or(Target.F64 << TARGET_SHIFT));
+  const u = unpack(f, FORMAT32, a, mxcsr);
+  raise(f, cpu, u.denormal);
+  f.returnCall(use(corePack), cpu, u.m, u.x, mxcsr.or(Target.F64 << TARGET_SHIFT));
 });
 
 /** CVTSD2SS. */
@@ -315,8 +320,9 @@ const toF32 = sharedFunction("sf64_to_f32", ["i32", "i64", "i32"], "i32", (f, us
     const sign = a.shrU(63).toI32().shl(31);
     f.return(a.shrU(29).toI32().and(0x7fffff).or(sign).or(0x7fc00000));
   });
-  const u = unpack(f, FORMAT64, cpu, a, mxcsr);
-  f.return(f.call(use(corePack), cpu, u.m.get, u.x.get, mxcsr.or(Target.F32 << TARGET_SHIFT)).toI32());
+  const u = unpack(f, FORMAT64, a, mxcsr);
+  raise(f, cpu, u.denormal);
+  f.return(f.call(use(corePack), cpu, u.m, u.x, mxcsr.or(Target.F32 << TARGET_SHIFT)).toI32());
 });
 
 export const SF32 = { ...sseFloat(FORMAT32), toF64 };
