@@ -81,3 +81,46 @@ export function nearFloat(r: Random, a: bigint, shape: FloatShape): bigint {
   const flip = BigInt(r.below(2)) << (bits - 1n);
   return BigInt.asUintN(Number(bits), (a ^ flip) + BigInt(r.below(5) - 2));
 }
+
+/** An 80-bit number of every class, unsupported ones too. */
+export function randomF80(r: Random): { m: bigint; se: number } {
+  const top = 1n << 63n;
+  const sign = r.below(2) << 15;
+  const fraction = () => randomFraction(r, 63);
+  const near = () => 0x3fff + r.below(140) - 70;
+  const any = () => 1 + r.below(0x7ffe);
+  switch (r.below(14)) {
+    case 0:
+      return { m: 0n, se: sign };
+    case 1:
+      return { m: fraction(), se: sign };
+    case 2:
+      return { m: top | fraction(), se: sign | 0x7fff };
+    case 3:
+      return { m: top, se: sign | 0x7fff };
+    case 4:
+      return { m: fraction(), se: sign | [0x7fff, 0x3fff + r.below(64), any()][r.below(3)] };
+    case 5:
+      return { m: top | fraction(), se: sign | [0, 1, 2, r.below(70)][r.below(4)] };
+    case 6:
+      return { m: top | fraction(), se: sign | (0x7ffe - r.below(4)) };
+    case 7:
+      return { m: top | fraction(), se: sign | any() };
+    case 8:
+      return { m: top | fraction(), se: sign | (0x3fff + r.below(8) - 4) };
+    case 9:
+      // In the range of f64 and f32 limits
+      return {
+        m: top | fraction(),
+        se: sign | (r.pick([15361, 17406, 16257, 16510, 16383 - 1074, 16383 - 149]) + r.below(5) - 2),
+      };
+    case 10:
+      // Half an integer, or one
+      return {
+        m: top | ((r.u64() << BigInt(r.below(63))) & (top - 1n)),
+        se: sign | (0x3fff + r.below(66)),
+      };
+    default:
+      return { m: top | (fraction() & ~0x3ffn), se: sign | near() };
+  }
+}
