@@ -170,6 +170,8 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   fpFlags: "u32",
   /** Sign and exponent (16 bits) of the last 80-bit result. */
   fpExp: "u32",
+  /** Image of FNSTENV, FNSAVE, FXSAVE and their opposites on its way to or from guest memory. */
+  fpImage: array("u64", 64),
 });
 
 export type VcpuState = ViewOf<typeof VCPU_STATE>;

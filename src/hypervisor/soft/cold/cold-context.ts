@@ -47,7 +47,7 @@ import {
 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 import { bulkCopyFunction, bulkFillFunction } from "./bulk.js";
-import type { Runtime } from "./runtime.js";
+import { type Runtime, recordRip } from "./runtime.js";
 
 export interface HandlerForm {
   readonly size: OperandSize;
@@ -629,6 +629,10 @@ export class ColdContext implements InstrContext {
     const rip = this.long ? target : target.and(I64.const(mask));
     this.f.returnCall(this.runtime.jump, this.cpu, rip);
     this.#end();
+  }
+
+  rip(): I64 {
+    return this.f.let(recordRip(this.cpu, this.rec));
   }
 
   nextRip(): I64 {

@@ -6,10 +6,9 @@
 
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
-import type { FunctionBuilder } from "../wasm/module.js";
-import { controlOfFcw, FpFlag, raise } from "./control.js";
+import { controlOfFcw, raise } from "./control.js";
 import { Relation } from "./core.js";
-import { i32, i64, sharedFunction, type Use } from "./define.js";
+import { i32, i64, sharedFunction } from "./define.js";
 import {
   f80Add,
   f80Compare,
@@ -23,11 +22,9 @@ import {
   INDEFINITE_SE,
   isNan80,
   isUnsupported80,
-  needsNanResult,
   Operand,
   setExponent,
 } from "./f80.js";
-import { TOP_BIT } from "./round.js";
 import {
   BEFORE_COMPUTING,
   CONDITION_CODES,
@@ -193,7 +190,3 @@ export const x87LoadWidened = sharedFunction("x87_load", ["i32", "i64"], "i32", 
   raise(f, cpu, se.and(Operand.DENORMAL).shrU(15));
   f.returnCall(use(x87Push), cpu, m);
 });
-
-/** FSCALE: ST(0) · 2^trunc(ST(1)) and FXTRACT are in x87-remainder. */
-export type { FunctionBuilder, I64, Use };
-export { FpFlag, needsNanResult, TOP_BIT };

@@ -153,6 +153,8 @@ export interface InstrContext {
   branch(condition?: I32): void;
   /** To RIP = `target`. Ends the path. */
   jump(target: I64): void;
+  /** RIP of this instruction. */
+  rip(): I64;
   /** RIP of the next instruction. */
   nextRip(): I64;
   /** Raise an exception at this instruction. Ends the path. */
