@@ -122,7 +122,7 @@ export const x87CompareFlags = sharedFunction(
 );
 
 /** FXAM: the class of ST(0) (SDM vol. 2, table 3-35). */
-export const x87Examine = sharedFunction("x87_xam", ["i32"], undefined, (f, _use, cpu) => {
+export const x87Examine = sharedFunction("x87_xam", ["i32"], "i32", (f, _use, cpu) => {
   const { m, se } = readSt(f, cpu, 0);
   const codes = f.local("i32");
   const exponent = f.let(se.and(EXPONENT));
@@ -136,6 +136,7 @@ export const x87Examine = sharedFunction("x87_xam", ["i32"], undefined, (f, _use
   when(se.and(Operand.EMPTY), Fsw.C0 | Fsw.C3);
   const c1 = se.shrU(15).and(1).mul(Fsw.C1);
   f.store32(cpu, load32(cpu, O.fsw).and(~CONDITION_CODES).or(codes.get).or(c1), O.fsw);
+  f.return(i32(0));
 });
 
 /** FST, FSTP ST(i), FLD ST(i) and FCMOV's move: the bits as they are; no exception but a stack fault. */
@@ -149,6 +150,20 @@ export const x87Copy = sharedFunction("x87_copy", ["i32", "i32", "i32"], "i32", 
     f.set(m, i64(INDEFINITE_M));
   });
   f.returnCall(use(x87Set), cpu, to, m.get);
+});
+
+/** FCMOVcc ST(0), ST(i): an empty register is a stack underflow whether or not the condition holds. */
+export const x87MoveIf = sharedFunction("x87_cmov", ["i32", "i32", "i32"], "i32", (f, use, cpu, i, holds) => {
+  const a = readSt(f, cpu, 0);
+  const b = readSt(f, cpu, i);
+  const m = f.local("i64");
+  f.set(m, b.m.select(holds, a.m));
+  setExponent(f, cpu, b.se.select(holds, a.se).and(0xffff));
+  f.if(raiseIfEmpty(f, cpu, a.se.or(b.se)), () => {
+    setExponent(f, cpu, i32(INDEFINITE_SE));
+    f.set(m, i64(INDEFINITE_M));
+  });
+  f.returnCall(use(x87Set), cpu, i32(0), m.get);
 });
 
 export const x87LoadSt = sharedFunction("x87_load_st", ["i32", "i32"], "i32", (f, use, cpu, from) => {
