@@ -25,6 +25,8 @@ interface Format {
   readonly emax: number;
   /** Bits of a 64-bit fraction below the last place; undefined: as the PC field says (11 or 40). */
   readonly drop: number | undefined;
+  /** The result is written even after an unmasked overflow or underflow: as for a register (SDM vol. 1, 8.5.4). */
+  readonly stored: boolean;
   /** The bits of the result, from its exponent less emin, and its fraction in the top bits of `kept`. */
   pack(f: FunctionBuilder, cpu: I32, sign: I32, e: I32, kept: I64): I64;
 }
@@ -38,6 +40,7 @@ const F32: Format = {
   emin: BIAS80 - 126,
   emax: BIAS80 + 127,
   drop: 40,
+  stored: false,
   // The integer bit, which is not stored, adds 1 to the exponent field; a denormal number has none.
   pack: (_f, _cpu, sign, e, kept) => e.toI64U().shl(FRACTION32).add(kept.shrU(40)).or(sign.toI64U().shl(31)),
 };
@@ -46,13 +49,14 @@ const F64: Format = {
   emin: BIAS80 - 1022,
   emax: BIAS80 + 1023,
   drop: 11,
+  stored: false,
   pack: (_f, _cpu, sign, e, kept) => e.toI64U().shl(FRACTION64).add(kept.shrU(11)).or(sign.toI64U().shl(63)),
 };
 const pack80: Format["pack"] = (f, cpu, sign, e, kept) => {
   f.store32(cpu, e.add(kept.shrU(63).toI32()).or(sign.shl(15)), O.fpExp);
   return kept;
 };
-const F80: Format = { name: "f80", emin: 1, emax: 0x7ffe, drop: 0, pack: pack80 };
+const F80: Format = { name: "f80", emin: 1, emax: 0x7ffe, drop: 0, stored: true, pack: pack80 };
 const F80_SHORT: Format = { ...F80, name: "f80_short", drop: undefined };
 
 /** 1 where a fraction with the part `lost` below its last place (its top bit worth half of it) rounds up in magnitude. */
@@ -108,14 +112,19 @@ function makeRound(format: Format) {
         f.if(
           maskOf(control, FpFlag.UE).eqz().and(tiny.get),
           () => {
-            // Unmasked: the exponent is adjusted and the result stays normal; formats other than f80 do not store it.
-            f.set(flags, i32(FpFlag.UE));
-            f.set(e, e.get.add(BIAS_ADJUST));
-            f.if(e.get.ltS(emin), () => {
-              f.set(hi, i64(0));
-              f.set(lo, i64(0));
-              f.set(e, i32(emin - 1));
-            });
+            // Unmasked: the exponent is adjusted; a result that is still too small is zero. Other formats than f80 are
+            // not stored.
+            if (format.stored) {
+              f.set(flags, i32(FpFlag.UE));
+              f.set(e, e.get.add(BIAS_ADJUST));
+              f.if(e.get.ltS(emin), () => {
+                raise(f, cpu, FpFlag.UE | FpFlag.PE);
+                f.return(pack(f, cpu, sign, i32(0), i64(0)));
+              });
+            } else {
+              raise(f, cpu, FpFlag.UE);
+              f.return(i64(0));
+            }
           },
           () => {
             f.if(tiny.get.and(control.shrU(15)).and(1), () => {
@@ -159,11 +168,16 @@ function makeRound(format: Format) {
             pack(f, cpu, sign, i32(emax - emin).add(infinite), f.let(i64(TOP_BIT).select(infinite, largest))),
           );
         });
-        f.set(e, e.get.sub(BIAS_ADJUST));
-        f.if(e.get.gtS(emax), () => {
-          f.set(e, i32(emax + 1));
-          f.set(kept, i64(TOP_BIT));
-        });
+        if (format.stored) {
+          f.set(e, e.get.sub(BIAS_ADJUST));
+          f.if(e.get.gtS(emax), () => {
+            raise(f, cpu, FpFlag.OE | FpFlag.PE | FpFlag.C1);
+            f.return(pack(f, cpu, sign, i32(emax - emin + 1), i64(TOP_BIT)));
+          });
+        } else {
+          raise(f, cpu, FpFlag.OE);
+          f.return(i64(0));
+        }
       });
       f.if(flags.get, () => raise(f, cpu, flags.get));
       f.return(pack(f, cpu, sign, e.get.sub(emin), kept.get));

@@ -6,7 +6,8 @@
 
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
-import { controlOfFcw, raise } from "./control.js";
+import type { FunctionBuilder } from "../wasm/module.js";
+import { controlOfFcw, FpFlag, raise } from "./control.js";
 import { Relation } from "./core.js";
 import { i32, i64, sharedFunction } from "./define.js";
 import {
@@ -92,6 +93,15 @@ const codesOf = (relation: I32): I32 =>
     .or(relation.eq(Relation.LESS).mul(Fsw.C0))
     .or(relation.eq(Relation.UNORDERED).mul(Fsw.C0 | Fsw.C2 | Fsw.C3));
 
+/** FCOMI and FCMOV leave C1 alone but for a stack fault: do `commit`, which clears it, and put it back. */
+function keepC1(f: FunctionBuilder, cpu: I32, commit: () => I32): I32 {
+  const c1 = f.let(load32(cpu, O.fsw).and(Fsw.C1));
+  const fault = f.let(load32(cpu, O.fpFlags).and(FpFlag.SF));
+  const blocked = commit();
+  f.store32(cpu, load32(cpu, O.fsw).or(i32(0).select(fault, c1)), O.fsw);
+  return blocked;
+}
+
 const COMPARE = ["i32", "i64", "i32", "i64", "i32", "i32"] as const;
 
 /** FCOM, FUCOM (`quiet` not 0): compare a with b, set the condition codes. */
@@ -114,7 +124,7 @@ export const x87CompareFlags = sharedFunction(
   "i32",
   (f, use, cpu, am, ase, bm, bse, quiet) => {
     const relation = f.let(f.call(use(f80Compare), cpu, am, ase, bm, bse, quiet));
-    const blocked = f.let(f.call(use(x87Commit), cpu, i32(BEFORE_COMPUTING)));
+    const blocked = keepC1(f, cpu, () => f.let(f.call(use(x87Commit), cpu, i32(BEFORE_COMPUTING))));
     // Equal ZF, less CF, greater none, unordered all.
     const flags = i32(0x45_00_01_40).shrU(relation.shl(3)).and(0xff);
     f.return(flags.or(blocked.ne(0).shl(31)));
@@ -163,7 +173,7 @@ export const x87MoveIf = sharedFunction("x87_cmov", ["i32", "i32", "i32"], "i32"
     setExponent(f, cpu, i32(INDEFINITE_SE));
     f.set(m, i64(INDEFINITE_M));
   });
-  f.returnCall(use(x87Set), cpu, i32(0), m.get);
+  f.return(keepC1(f, cpu, () => f.let(f.call(use(x87Set), cpu, i32(0), m.get))));
 });
 
 export const x87LoadSt = sharedFunction("x87_load_st", ["i32", "i32"], "i32", (f, use, cpu, from) => {

@@ -5,7 +5,7 @@ import { type I32, load32 } from "../wasm/expr.js";
 import { controlOfFcw, FpFlag, raise, Target, withTarget } from "./control.js";
 import { coreFromInt, corePack, divide128 } from "./core.js";
 import { i32, i64, sharedFunction } from "./define.js";
-import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, unpack80 } from "./f80.js";
+import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, Operand, unpack80 } from "./f80.js";
 import { BIAS80, INFINITE, round, Special, special } from "./round.js";
 import {
   BEFORE_COMPUTING,
@@ -86,7 +86,7 @@ export const x87Extract = sharedFunction("x87_xtract", ["i32"], "i32", (f, use, 
   };
   const full = load32(cpu, O.ftag).shrU(physical(cpu, -1)).and(1);
   f.block((done) => {
-    f.if(full, () => {
+    f.if(full.and(a.se.and(Operand.EMPTY).eqz()), () => {
       f.store32(cpu, i32(FpFlag.IE | FpFlag.SF | FpFlag.C1), O.fpFlags);
       both(() => {
         f.set(m, i64(INDEFINITE_M));
@@ -227,8 +227,10 @@ export const x87Remainder = sharedFunction("x87_prem", ["i32", "i32"], "i32", (f
   });
   // fpFlags has no C1 from rounding here: results are exact.
   raise(f, cpu, codes.get.and(Fsw.C1));
-  setCodes(f, cpu, codes.get.and(~Fsw.C1));
-  f.returnCall(use(x87Set), cpu, i32(0), m.get);
+  const before = f.let(load32(cpu, O.fsw).and(Fsw.C0 | Fsw.C3));
+  const blocked = f.let(f.call(use(x87Set), cpu, i32(0), m.get));
+  setCodes(f, cpu, before.select(blocked, codes.get.and(~Fsw.C1)));
+  f.return(blocked);
 });
 
 const codesOfQuotient = (q: I32): I32 => q.and(4).shl(6).or(q.and(2).shl(13)).or(q.and(1).shl(9));

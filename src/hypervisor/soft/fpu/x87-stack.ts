@@ -91,17 +91,21 @@ export const x87Set = sharedFunction("x87_set", ["i32", "i32", "i64"], "i32", (f
   f.return(i32(0));
 });
 
-/** Push m, fpExp and end; a stack overflow pushes the default NaN (SDM vol. 1, 8.5.1.1). Non-zero as `x87Set`. */
+/**
+ * Push m, fpExp and end; a stack overflow pushes the default NaN (SDM vol. 1, 8.5.1.1). An underflow found before comes
+ * first. Non-zero as `x87Set`, though a denormal operand does not keep it from being pushed.
+ */
 export const x87Push = sharedFunction("x87_push", ["i32", "i64"], "i32", (f, use, cpu, value) => {
   const m = f.local("i64");
   f.set(m, value);
   const top = f.let(physical(cpu, -1));
-  f.if(load32(cpu, O.ftag).shrU(top).and(1), () => {
+  const full = load32(cpu, O.ftag).shrU(top).and(1);
+  f.if(full.and(load32(cpu, O.fpFlags).and(FpFlag.SF).eqz()), () => {
     f.store32(cpu, i32(FpFlag.IE | FpFlag.SF | FpFlag.C1), O.fpFlags);
     f.set(m, i64(INDEFINITE_M));
     setExponent(f, cpu, i32(INDEFINITE_SE));
   });
-  const blocked = f.let(f.call(use(x87Commit), cpu, i32(BEFORE_COMPUTING)));
+  const blocked = f.let(f.call(use(x87Commit), cpu, i32(FpFlag.IE)));
   f.if(blocked, () => f.return(blocked));
   const at = f.let(slot(cpu, top));
   f.store64(at, m.get, O.fpr);

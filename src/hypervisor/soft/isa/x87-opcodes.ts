@@ -61,7 +61,7 @@ export const X87_OPCODES: OpcodeRow[] = [
   op("D9 /0 reg", "FLD", "T", t.loadRegister),
   op("D9 /1 reg", "FXCH", "T", t.exchange),
   op("D9 =D0", "FNOP", "", t.noOperation),
-  op("D9 /3 reg", "FSTP", "T", t.storeRegister(true)),
+  op("D9 /3 reg", "FSTP", "T", t.storeRegisterQuietly),
   op("D9 =E0", "FCHS", "", a.whole(x87Chs)),
   op("D9 =E1", "FABS", "", a.whole(x87Abs)),
   op("D9 =E4", "FTST", "", a.test),

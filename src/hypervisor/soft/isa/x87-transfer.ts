@@ -1,6 +1,6 @@
 /** x87 loads, stores, moves and control instructions (SDM vol. 1, 8.3.3 and 8.3.11). */
 import { controlOfFcw, MXCSR_RC_ZERO } from "../fpu/control.js";
-import { f80ToF32, f80ToF64, f80ToInt, INDEFINITE_M, INDEFINITE_SE } from "../fpu/f80.js";
+import { f80ToF32, f80ToF64, f80ToInt, INDEFINITE_M, INDEFINITE_SE, Operand } from "../fpu/f80.js";
 import { x87Copy, x87Exchange, x87LoadSt, x87LoadWidened, x87MoveIf } from "../fpu/x87-basic.js";
 import { f80FromBcd, f80ToBcd } from "../fpu/x87-bcd.js";
 import {
@@ -35,6 +35,8 @@ import { I32, I64, load16U, load32, load64 } from "../wasm/expr.js";
 import type { Definition, InstrContext, OperandSize, SharedFunction } from "./context.js";
 import { begin, notePointers, popUnless, st, unmaskedAmong, waiting } from "./x87.js";
 import { type MemoryForm, memoryOperand } from "./x87-arithmetic.js";
+
+const PAGE = 4096;
 
 const call1 = (x: InstrContext, f: SharedFunction<readonly ["i32"], undefined>) =>
   x.f.callVoid(x.shared(f), x.cpu);
@@ -122,9 +124,14 @@ export const storeExtended: Definition = (x) => {
   finishStore(x, true, () => storeTen(x, m, se));
 };
 
+/** Before several stores: within one page the first of them faults or none. */
+function probeIfCrossing(x: InstrContext, address: I64, bytes: number): void {
+  x.f.if(address.toI32().and(PAGE - 1).gtU(PAGE - bytes), () => x.probeWrite(address, bytes));
+}
+
 function storeTen(x: InstrContext, low: I64, high: I32): void {
   const address = x.address(0);
-  x.probeWrite(address, 10);
+  probeIfCrossing(x, address, 10);
   x.store(8, address, low);
   x.store(2, address.add(8), high);
 }
@@ -138,6 +145,17 @@ export const storeRegister =
     const blocked = x.f.let(x.f.call(x.shared(x87Copy), x.cpu, x.number(0), I32.const(0)));
     if (pop) popUnless(x, blocked);
   };
+
+/** D9 D8+i, an undocumented FSTP ST(i): of an empty ST(0) it stores nothing and raises nothing. */
+export const storeRegisterQuietly: Definition = (x) => {
+  begin(x);
+  notePointers(x);
+  clearC1(x);
+  x.f.if(st(x, 0).se.and(Operand.EMPTY).eqz(), () =>
+    x.f.drop(x.f.call(x.shared(x87Copy), x.cpu, x.number(0), I32.const(0))),
+  );
+  popStack(x.f, x.cpu);
+};
 
 export const loadBcd: Definition = (x) => {
   begin(x);
@@ -200,6 +218,7 @@ export const free =
     notePointers(x);
     const bit = I32.const(1).shl(physical(x.cpu, x.number(0)));
     x.setField32(O.ftag, x.field32(O.ftag).and(bit.not()));
+    clearC1(x);
     if (pop) popStack(x.f, x.cpu);
   };
 
@@ -291,7 +310,7 @@ export const storeEnvironment =
     const { wide, real, size } = environmentForm(x);
     const environment = size === 4 ? Environment.BYTES32 : Environment.BYTES16;
     const bytes = registers ? environment + 80 : environment;
-    x.probeWrite(x.address(0), bytes);
+    probeIfCrossing(x, x.address(0), bytes);
     x.f.callVoid(x.shared(x87StoreEnvironment), x.cpu, wide, real);
     if (registers) x.f.callVoid(x.shared(x87StoreRegisters), x.cpu, I32.const(environment));
     storeImage(x, x.address(0), I32.const(bytes), size);
@@ -318,7 +337,7 @@ const wideFx = (x: InstrContext) => I32.const(x.size === 8 ? 1 : 0);
 export const fxsave: Definition = (x) => {
   x.requireFpu();
   checkFxArea(x);
-  x.probeWrite(x.address(0), fxBytes(x));
+  probeIfCrossing(x, x.address(0), fxBytes(x));
   x.f.callVoid(x.shared(fxsaveImage), x.cpu, wideFx(x));
   storeImage(x, x.address(0), I32.const(fxBytes(x)), 8);
 };
