@@ -37,8 +37,9 @@ export function writeMmx(x: InstrContext, i: number, value: V128): void {
   x.f.store16(address, I32.const(EXPONENT_ONES), EXPONENT_OFFSET);
 }
 
-/** EMMS: all x87 registers are empty; TOP keeps its value. */
+/** EMMS: all x87 registers are empty, TOP is 0 (SDM vol. 3A, table 12-2). */
 export const emms: Definition = (x) => {
   requireMmx(x);
+  x.setField32(O.ftop, I32.const(0));
   x.setField32(O.ftag, I32.const(TAGS_ALL_EMPTY));
 };
