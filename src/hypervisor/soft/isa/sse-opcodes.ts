@@ -3,6 +3,7 @@ import type { Definition } from "./context.js";
 import { emms } from "./mmx.js";
 import { type OpcodeRow, op } from "./opcode-table.js";
 import * as cache from "./sse-cache.js";
+import { SSE_FLOAT_OPCODES } from "./sse-float-opcodes.js";
 import * as integer from "./sse-integer.js";
 import { direct, directUnary, horizontalDwords, horizontalWords, mmxPaired } from "./sse-integer.js";
 import * as moves from "./sse-moves.js";
@@ -295,6 +296,7 @@ const CONTROL: readonly OpcodeRow[] = [
 ];
 
 export const SSE_OPCODES: readonly OpcodeRow[] = [
+  ...SSE_FLOAT_OPCODES,
   ...MOVES,
   ...SHUFFLES,
   ...SHIFTS,

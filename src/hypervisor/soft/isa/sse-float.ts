@@ -1,0 +1,394 @@
+/**
+ * SSE floating-point arithmetic: add, sub, mul, div, sqrt, min, max, compares, rounding, the horizontal ones and the
+ * approximations (SDM vol. 2). How results come about is told in sse-float-format.
+ */
+import { Mxcsr } from "../fpu/control.js";
+import type { Use } from "../fpu/define.js";
+import { O } from "../vcpu-state.js";
+import { type F64, I32, I64, type Int, type V128 } from "../wasm/expr.js";
+import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
+import { selectVector, shuffleLanes, v, ZERO } from "../wasm/simd.js";
+import type { Definition, InstrContext } from "./context.js";
+import {
+  allHaveExponents,
+  allPlain,
+  allResultsNormal,
+  allTrue,
+  asFloat,
+  callSoft,
+  constantBits,
+  type FloatFormat,
+  fastOrSlow,
+  floatBinary,
+  floatCompare,
+  hasExponent,
+  inexactIsFree,
+  isOrdered,
+  type LaneFunction,
+  laneBits,
+  notDenormal,
+  resultIsNormal,
+  roundsNatively,
+  scalarSource,
+  slowPacked,
+  slowScalar,
+  slowVector,
+  splatBits,
+  withLaneBits,
+} from "./sse-float-format.js";
+import { imm8, readSource } from "./vector-operands.js";
+
+type Arithmetic = "add" | "sub" | "mul" | "div";
+
+/** The soft float function of that name. */
+const soft =
+  (format: FloatFormat, name: Arithmetic | "min" | "max"): LaneFunction =>
+  (f, use, cpu, mxcsr, a, b) =>
+    callSoft(f, use(format.soft[name] as never) as FuncRef, cpu, a, b, mxcsr);
+
+/** Lane results in a scalar destination: the rest of the register stays. */
+function writeScalar(x: InstrContext, format: FloatFormat, old: V128, bits: Int): void {
+  x.writeVector(0, withLaneBits(format, old, 0, bits));
+}
+
+/** ADDSS … DIVSD. */
+export function scalarArithmetic(format: FloatFormat, name: Arithmetic): Definition {
+  const slow = slowScalar(format, name, soft(format, name));
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = scalarSource(x, format);
+    const old = x.readVector(0);
+    const a = f.let(laneBits(format, old, 0));
+    const fast = f.let(floatBinary(name, asFloat(a), asFloat(b)).bits() as Int);
+    const ok = roundsNatively(x.field32(O.mxcsr))
+      .and(hasExponent(format, a))
+      .and(hasExponent(format, b))
+      .and(resultIsNormal(format, fast));
+    writeScalar(x, format, old, fastOrSlow(x, ok, fast, slow, a, b));
+  };
+}
+
+/** a op b in all lanes, by native arithmetic where that is right. */
+function packed(
+  x: InstrContext,
+  format: FloatFormat,
+  name: Arithmetic,
+  a: V128,
+  b: V128,
+  slow: ReturnType<typeof slowPacked>,
+  slowA = a,
+  slowB = b,
+): V128 {
+  const { f } = x;
+  const fast = f.let(v(`${format.shape}.${name}`, a, b));
+  const ok = roundsNatively(x.field32(O.mxcsr)).and(
+    allTrue(
+      format,
+      v(
+        "v128.and",
+        v("v128.and", allHaveExponents(format, a), allHaveExponents(format, b)),
+        allResultsNormal(format, fast),
+      ),
+    ),
+  );
+  return fastOrSlow(x, ok, fast, slow, slowA, slowB);
+}
+
+/** ADDPS … DIVPD. */
+export function packedArithmetic(format: FloatFormat, name: Arithmetic): Definition {
+  const slow = slowPacked(format, name, soft(format, name));
+  return (x) => {
+    x.requireSse();
+    const b = readSource(x, 1);
+    x.writeVector(0, packed(x, format, name, x.readVector(0), b, slow));
+  };
+}
+
+const lanesOf = (format: FloatFormat, a: V128, b: V128, lanes: readonly number[]): V128 =>
+  shuffleLanes(format.size, a, b, lanes);
+
+/** HADDPS, HADDPD, HSUBPS, HSUBPD: even lanes op odd lanes, of a, then of b. */
+export function horizontal(format: FloatFormat, name: "add" | "sub"): Definition {
+  const slow = slowPacked(format, name, soft(format, name));
+  const lanes = Array.from({ length: format.lanes }, (_, i) => 2 * i);
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    const even = f.let(lanesOf(format, a, b, lanes));
+    const odd = f.let(
+      lanesOf(
+        format,
+        a,
+        b,
+        lanes.map((n) => n + 1),
+      ),
+    );
+    x.writeVector(0, packed(x, format, name, even, odd, slow));
+  };
+}
+
+/** ADDSUBPS, ADDSUBPD: subtract in even lanes, add in odd ones. */
+export function addSubtract(format: FloatFormat): Definition {
+  const slow = slowPacked(format, "addsub", (f, use, cpu, mxcsr, a, b, lane) =>
+    soft(format, lane % 2 === 0 ? "sub" : "add")(f, use, cpu, mxcsr, a, b, lane),
+  );
+  const evenSigns = splatBits(format, format.sign);
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    const signs = lanesOf(
+      format,
+      evenSigns,
+      ZERO,
+      Array.from({ length: format.lanes }, (_, i) => (i % 2 === 0 ? 0 : format.lanes)),
+    );
+    const flipped = f.let(v("v128.xor", b, signs));
+    x.writeVector(0, packed(x, format, "add", a, flipped, slow, a, b));
+  };
+}
+
+// --- square root ---
+
+const squareRoot =
+  (format: FloatFormat): LaneFunction =>
+  (f, use, cpu, mxcsr, a) =>
+    callSoft(f, use(format.soft.sqrt as never) as FuncRef, cpu, a, mxcsr);
+
+export function scalarSquareRoot(format: FloatFormat): Definition {
+  const slow = slowScalar(format, "sqrt", squareRoot(format));
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const a = scalarSource(x, format);
+    const fast = f.let((asFloat(a) as F64).unary("sqrt").bits() as Int);
+    const ok = roundsNatively(x.field32(O.mxcsr))
+      .and(hasExponent(format, a))
+      .and(resultIsNormal(format, fast));
+    const result = fastOrSlow(x, ok, fast, slow, a, a);
+    writeScalar(x, format, x.readVector(0), result);
+  };
+}
+
+export function packedSquareRoot(format: FloatFormat): Definition {
+  const slow = slowPacked(format, "sqrt", squareRoot(format));
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const a = readSource(x, 1);
+    const fast = f.let(v(`${format.shape}.sqrt`, a));
+    const normal = v("v128.and", allHaveExponents(format, a), allResultsNormal(format, fast));
+    const ok = roundsNatively(x.field32(O.mxcsr)).and(allTrue(format, normal));
+    x.writeVector(0, fastOrSlow(x, ok, fast, slow, a, a));
+  };
+}
+
+// --- minimum and maximum: the source where the two are equal (as zeros are) or one is a NaN ---
+
+export function scalarMinMax(format: FloatFormat, name: "min" | "max"): Definition {
+  const slow = slowScalar(format, name, soft(format, name));
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = scalarSource(x, format);
+    const old = x.readVector(0);
+    const a = f.let(laneBits(format, old, 0));
+    const first = floatCompare(name === "min" ? "lt" : "gt", asFloat(a), asFloat(b));
+    const fast = f.let(selectBits(first, a, b));
+    const ok = notDenormal(format, a)
+      .and(notDenormal(format, b))
+      .and(isOrdered(asFloat(a)))
+      .and(isOrdered(asFloat(b)));
+    writeScalar(x, format, old, fastOrSlow(x, ok, fast, slow, a, b));
+  };
+}
+const selectBits = (condition: I32, a: Int, b: Int): Int =>
+  a instanceof I64 ? a.select(condition, b as I64) : (a as I32).select(condition, b as I32);
+
+export function packedMinMax(format: FloatFormat, name: "min" | "max"): Definition {
+  const slow = slowPacked(format, name, soft(format, name));
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    // pmin(b, a) is a < b ? a : b.
+    const fast = f.let(v(`${format.shape}.p${name}`, b, a));
+    const ok = allTrue(format, v("v128.and", allPlain(format, a, f), allPlain(format, b, f)));
+    x.writeVector(0, fastOrSlow(x, ok, fast, slow, a, b));
+  };
+}
+
+// --- compares ---
+
+const PREDICATE = 7;
+const PREDICATE_NOT = 4;
+
+/** CMPPS, CMPPD, CMPSS, CMPSD: predicates 0–7 (SDM vol. 2, CMPPD, table 3-1). Nothing is unordered on the fast path. */
+function nativeCompare(format: FloatFormat, a: V128, b: V128, imm: I32): V128 {
+  const { shape } = format;
+  const positive = selectVector(
+    imm.and(2),
+    selectVector(imm.and(1), ZERO, v(`${shape}.le`, a, b)),
+    selectVector(imm.and(1), v(`${shape}.lt`, a, b), v(`${shape}.eq`, a, b)),
+  );
+  const negation = v("i32x4.splat", imm.and(PREDICATE_NOT).eqz().sub(1));
+  return v("v128.xor", positive, negation);
+}
+
+function softCompare(format: FloatFormat): ReturnType<typeof slowVector> {
+  return slowVector(`cmp_${format.shape}`, (f, use, cpu, mxcsr, a, b, imm) => {
+    let result: V128 = ZERO;
+    for (let n = 0; n < format.lanes; n++) {
+      const truth = compareLane(f, use, format, cpu, mxcsr, a, b, imm, n);
+      result = f.let(withLaneBits(format, result, n, truth));
+    }
+    return result;
+  });
+}
+function compareLane(
+  f: FunctionBuilder,
+  use: Use,
+  format: FloatFormat,
+  cpu: I32,
+  mxcsr: I32,
+  a: V128,
+  b: V128,
+  imm: I32,
+  n: number,
+): Int {
+  const g = use(format.soft.cmp as never) as FuncRef;
+  const truth = callSoft(f, g, cpu, laneBits(format, a, n), laneBits(format, b, n), mxcsr, imm) as I32;
+  return format.type === "i64" ? truth.toI64S() : truth;
+}
+
+export function packedCompare(format: FloatFormat): Definition {
+  const slow = softCompare(format);
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    const imm = f.let(imm8(x).and(PREDICATE));
+    const ok = allTrue(format, v("v128.and", allPlain(format, a, f), allPlain(format, b, f)));
+    x.writeVector(0, fastOrSlow(x, ok, nativeCompare(format, a, b, imm), slow, a, b, imm));
+  };
+}
+
+export function scalarCompare(format: FloatFormat): Definition {
+  const slow = slowVector(`cmp_${format.shape}_scalar`, (f, use, cpu, mxcsr, a, b, imm) =>
+    withLaneBits(format, a, 0, compareLane(f, use, format, cpu, mxcsr, a, b, imm, 0)),
+  );
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    const imm = f.let(imm8(x).and(PREDICATE));
+    const aBits = f.let(laneBits(format, a, 0));
+    const bBits = f.let(laneBits(format, b, 0));
+    const ok = notDenormal(format, aBits)
+      .and(notDenormal(format, bBits))
+      .and(isOrdered(asFloat(aBits)))
+      .and(isOrdered(asFloat(bBits)));
+    const truth = laneBits(format, nativeCompare(format, a, b, imm), 0);
+    x.writeVector(0, fastOrSlow(x, ok, withLaneBits(format, a, 0, truth), slow, a, b, imm));
+  };
+}
+
+/** Of fpu/sse-float `compare`. */
+const Relation = { EQUAL: 0, LESS: 1, GREATER: 2, UNORDERED: 3 } as const;
+
+/** COMISS, COMISD (a quiet NaN is invalid too) and UCOMISS, UCOMISD: ZF, PF, CF by the relation; OF, SF, AF clear. */
+export function orderedCompare(format: FloatFormat, signaling: boolean): Definition {
+  const slow = slowScalarToInt(format, signaling ? "comi" : "ucomi", (f, use, cpu, mxcsr, a, b) =>
+    callSoft(f, use(format.soft.compare as never) as FuncRef, cpu, a, b, mxcsr, I32.const(signaling ? 1 : 0)),
+  );
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = scalarSource(x, format);
+    const a = f.let(laneBits(format, x.readVector(0), 0));
+    const less = f.let(floatCompare("lt", asFloat(a), asFloat(b)));
+    const greater = f.let(floatCompare("gt", asFloat(a), asFloat(b)));
+    const equal = floatCompare("eq", asFloat(a), asFloat(b));
+    const ok = notDenormal(format, a).and(notDenormal(format, b)).and(less.or(greater).or(equal));
+    const relation = fastOrSlow(x, ok, less.or(greater.shl(1)), slow, a, b) as I32;
+    const unordered = f.let(relation.eq(Relation.UNORDERED));
+    x.setFlags({
+      cf: relation.and(1),
+      of: I32.const(0),
+      af: I32.const(0),
+      // ZF for equal and unordered: relations 0 and 3, whose bits agree.
+      zero: relation.xor(relation.shrU(1)).and(1).toI64U(),
+      // PF for unordered: a zero byte has even parity, and bit 63 stays clear.
+      signParity: unordered.xor(1).toI64U(),
+    });
+  };
+}
+
+const slowScalarToInt = (
+  format: FloatFormat,
+  name: string,
+  compute: LaneFunction,
+): ReturnType<typeof slowScalar> => ({
+  ...slowScalar(format, name, compute),
+  result: "i32",
+});
+
+// --- ROUNDPS, ROUNDPD, ROUNDSS, ROUNDSD (SDM vol. 2, ROUNDPD, table 4-18) ---
+
+const RoundImmediate = { RC: 3, USE_MXCSR: 4, NO_PRECISION: 8 } as const;
+const ROUNDING_OPS = ["nearest", "floor", "ceil", "trunc"] as const;
+
+function softRound(format: FloatFormat, scalar: boolean): ReturnType<typeof slowVector> {
+  const name = `round_${format.shape}${scalar ? "_scalar" : ""}`;
+  return slowVector(name, (f, use, cpu, mxcsr, a, b, imm) => {
+    const g = use(format.soft.round as never) as FuncRef;
+    let result = scalar ? a : ZERO;
+    for (let n = 0; n < (scalar ? 1 : format.lanes); n++) {
+      const bits = callSoft(f, g, cpu, laneBits(format, b, n), mxcsr, imm);
+      result = f.let(withLaneBits(format, result, n, bits));
+    }
+    return result;
+  });
+}
+
+export function round(format: FloatFormat, scalar: boolean): Definition {
+  const slow = softRound(format, scalar);
+  return (x) => {
+    x.requireSse();
+    const { f } = x;
+    const b = readSource(x, 1);
+    const a = x.readVector(0);
+    const imm = imm8(x);
+    const mxcsr = x.field32(O.mxcsr);
+    const rounding = mxcsr
+      .shrU(Mxcsr.RC_SHIFT)
+      .select(imm.and(RoundImmediate.USE_MXCSR), imm)
+      .and(RoundImmediate.RC);
+    const rounded = f.local("v128");
+    const cases = ROUNDING_OPS.map((op) => () => f.set(rounded, v(`${format.shape}.${op}`, b)));
+    f.switch(rounding, cases.slice(0, 3), cases[3]);
+    const exact = v(`${format.shape}.eq`, rounded.get, b);
+    const precise = imm.and(RoundImmediate.NO_PRECISION).or(inexactIsFree(mxcsr));
+    let ok: I32;
+    let fast: V128;
+    if (scalar) {
+      const bits = f.let(laneBits(format, b, 0));
+      const isExact = laneBits(format, exact, 0).ne(constantBits(format, 0n));
+      ok = notDenormal(format, bits)
+        .and(isOrdered(asFloat(bits)))
+        .and(precise.ne(0).or(isExact));
+      fast = withLaneBits(format, a, 0, laneBits(format, rounded.get, 0));
+    } else {
+      ok = allTrue(format, allPlain(format, b, f)).and(precise.ne(0).or(allTrue(format, exact)));
+      fast = rounded.get;
+    }
+    x.writeVector(0, fastOrSlow(x, ok, fast, slow, a, b, imm));
+  };
+}
