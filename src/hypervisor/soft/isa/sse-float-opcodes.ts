@@ -1,6 +1,7 @@
 /** Opcode rows of the floating-point part of SSE to SSE4.1, as SDM vol. 2 lists them. */
 import { type OpcodeRow, op } from "./opcode-table.js";
 import { reciprocal, reciprocalSquareRoot, scalarApproximation } from "./sse-approximation.js";
+import * as convert from "./sse-convert.js";
 import { dotProduct } from "./sse-dot-product.js";
 import * as float from "./sse-float.js";
 import { DOUBLE, SINGLE } from "./sse-float-format.js";
@@ -37,6 +38,21 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
       ),
     ];
     return [
+      op(`${scalar} 0F 2A`, `CVTSI2S${letter}`, "Vx,Ey", convert.integerToScalar(format)),
+      op(
+        `${packed} 0F 2C`,
+        `CVTTP${letter}2PI`,
+        format === SINGLE ? "Pq,W8" : "Pq,Wx",
+        convert.packedToMmx(format, true),
+      ),
+      op(
+        `${packed} 0F 2D`,
+        `CVTP${letter}2PI`,
+        format === SINGLE ? "Pq,W8" : "Pq,Wx",
+        convert.packedToMmx(format, false),
+      ),
+      op(`${scalar} 0F 2C`, `CVTTS${letter}2SI`, `Gy,${source}`, convert.scalarToInteger(format, true)),
+      op(`${scalar} 0F 2D`, `CVTS${letter}2SI`, `Gy,${source}`, convert.scalarToInteger(format, false)),
       op(`${packed} 0F 2E`, `UCOMIS${letter}`, `Vx,${source}`, float.orderedCompare(format, false)),
       op(`${packed} 0F 2F`, `COMIS${letter}`, `Vx,${source}`, float.orderedCompare(format, true)),
       op(`${packed} 0F 51`, `SQRTP${letter}`, "Vx,Wx", float.packedSquareRoot(format)),
@@ -52,6 +68,18 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
     ];
   },
 ).concat([
+  op("NP 0F 2A", "CVTPI2PS", "Vx,Qq", convert.mmxToSingles),
+  op("66 0F 2A", "CVTPI2PD", "Vx,Qq", convert.mmxToDoubles),
+  op("NP 0F 5A", "CVTPS2PD", "Vx,W8", convert.singlesToDoubles),
+  op("66 0F 5A", "CVTPD2PS", "Vx,Wx", convert.doublesToSingles),
+  op("F3 0F 5A", "CVTSS2SD", "Vx,W4", convert.singleToDouble),
+  op("F2 0F 5A", "CVTSD2SS", "Vx,W8", convert.doubleToSingle),
+  op("NP 0F 5B", "CVTDQ2PS", "Vx,Wx", convert.dwordsToSingles),
+  op("66 0F 5B", "CVTPS2DQ", "Vx,Wx", convert.packedToDwords(SINGLE, false)),
+  op("F3 0F 5B", "CVTTPS2DQ", "Vx,Wx", convert.packedToDwords(SINGLE, true)),
+  op("66 0F E6", "CVTTPD2DQ", "Vx,Wx", convert.packedToDwords(DOUBLE, true)),
+  op("F3 0F E6", "CVTDQ2PD", "Vx,W8", unary(convert.dwordsToDoubles)),
+  op("F2 0F E6", "CVTPD2DQ", "Vx,Wx", convert.packedToDwords(DOUBLE, false)),
   op("NP 0F 52", "RSQRTPS", "Vx,Wx", unary(reciprocalSquareRoot)),
   op("F3 0F 52", "RSQRTSS", "Vx,W4", scalarApproximation(reciprocalSquareRoot)),
   op("NP 0F 53", "RCPPS", "Vx,Wx", unary(reciprocal)),
