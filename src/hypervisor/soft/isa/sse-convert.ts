@@ -8,7 +8,18 @@ import { SF32, SF64 } from "../fpu/sse-float.js";
 import { O } from "../vcpu-state.js";
 import { type F32, type F64, I32, I64, type Int, type V128 } from "../wasm/expr.js";
 import type { FuncRef } from "../wasm/module.js";
-import { dwords, lane, lane64, shuffleLanes, test, v, type VectorOp, withLane, withLane64, ZERO } from "../wasm/simd.js";
+import {
+  dwords,
+  lane,
+  lane64,
+  shuffleLanes,
+  test,
+  type VectorOp,
+  v,
+  withLane,
+  withLane64,
+  ZERO,
+} from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
 import { enterMmx, readMmx, requireMmx, writeMmx } from "./mmx.js";
 import {
@@ -18,8 +29,8 @@ import {
   asFloat,
   callSoft,
   DOUBLE,
-  fastOrSlow,
   type FloatFormat,
+  fastOrSlow,
   floatCompare,
   inexactIsFree,
   isOrdered,
@@ -27,8 +38,8 @@ import {
   notDenormal,
   resultIsNormal,
   roundsNatively,
-  scalarSource,
   SINGLE,
+  scalarSource,
   slowScalar,
   slowVector,
   withLaneBits,
@@ -51,7 +62,10 @@ const slowConversion = (format: FloatFormat, name: string, g: object, result: Wi
 const notExtreme = (value: Int, width: Width): Int =>
   width === "i32"
     ? (value as I32).add(I32.const(0x80000000)).add(1).gtU(1)
-    : (value as I64).add(I64.const(1n << 63n)).add(1).gtU(1);
+    : (value as I64)
+        .add(I64.const(1n << 63n))
+        .add(1)
+        .gtU(1);
 
 /** CVTSS2SI, CVTSD2SI, CVTTSS2SI, CVTTSD2SI to a general register. */
 export function scalarToInteger(format: FloatFormat, truncate: boolean): Definition {
@@ -82,7 +96,6 @@ const integerToFloat = (format: FloatFormat, value: Int): F32 | F64 => {
   const integer = value as I32 | I64;
   return format.type === "i32" ? integer.toF32S() : integer.toF64S();
 };
-
 
 /** Packed to 32-bit integers: `lanes` of them, zeros above. */
 function packedToIntegers(format: FloatFormat, truncate: boolean) {

@@ -10,6 +10,7 @@ import * as moves from "./sse-moves.js";
 import * as shifts from "./sse-shifts.js";
 import * as shuffles from "./sse-shuffles.js";
 import { interleave, signMask, widen } from "./sse-shuffles.js";
+import * as strings from "./sse-strings.js";
 import {
   binary,
   binaryImmediate,
@@ -278,6 +279,16 @@ const ARITHMETIC: readonly OpcodeRow[] = [
   sse("66 0F 57", "XORPD", direct("v128.xor")),
 ];
 
+const STRINGS: readonly OpcodeRow[] = [
+  // REX.W makes the lengths 64 bits wide.
+  op("66 0F 3A 60", "PCMPESTRM", "Vx,Wx,Ib", strings.pcmpestrm, { sized: true }),
+  op("66 0F 3A 61", "PCMPESTRI", "Vx,Wx,Ib", strings.pcmpestri, { sized: true }),
+  op("66 0F 3A 62", "PCMPISTRM", "Vx,Wx,Ib", strings.pcmpistrm),
+  op("66 0F 3A 63", "PCMPISTRI", "Vx,Wx,Ib", strings.pcmpistri),
+  op("F2 0F 38 F0", "CRC32", "Gy,Eb", strings.crc32),
+  op("F2 0F 38 F1", "CRC32", "Gy,Ev", strings.crc32),
+];
+
 const CONTROL: readonly OpcodeRow[] = [
   op("0F 0D mem", "PREFETCHW", "Mb", cache.prefetch),
   op("0F 18 /0 mem", "PREFETCHNTA", "Mb", cache.prefetch),
@@ -301,5 +312,6 @@ export const SSE_OPCODES: readonly OpcodeRow[] = [
   ...SHUFFLES,
   ...SHIFTS,
   ...ARITHMETIC,
+  ...STRINGS,
   ...CONTROL,
 ];
