@@ -30,6 +30,7 @@ import {
   Seg,
   TLB_OFFSET,
   Vector,
+  xmmOffset,
 } from "../vcpu-state.js";
 import {
   type AtomicWidth,
@@ -263,6 +264,13 @@ export class ColdContext implements InstrContext {
   writeVector(i: number, value: V128, aligned = false): void {
     if (this.operands[i].kind === "reg") this.f.storeV128(this.registerAddress(i), value);
     else this.storeVector(this.address(i), value, aligned);
+  }
+
+  xmm(n: number): V128 {
+    return this.f.let(loadV128(this.cpu, xmmOffset(n)));
+  }
+  setXmm(n: number, value: V128): void {
+    this.f.storeV128(this.cpu, value, xmmOffset(n));
   }
 
   #trap(field: number): void {

@@ -2,7 +2,7 @@
  * MMX: its registers are the low 8 bytes of the x87 registers, by physical number (SDM vol. 1, 9.2 and 9.5), and every
  * MMX instruction but EMMS leaves the x87 unit with TOP 0, all tags valid and the register's other 16 bits set (9.5.1, 9.5.2).
  */
-import { O, Vector } from "../vcpu-state.js";
+import { Cr0, O, Vector } from "../vcpu-state.js";
 import { I32, type V128 } from "../wasm/expr.js";
 import { fromInt, load64Zero, store64 } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
@@ -15,7 +15,8 @@ const EXPONENT_ONES = 0xffff;
 /** #UD or #NM by CR0, then #MF for an x87 exception that is pending (SDM vol. 3A, 12.1 and table 12-1). */
 export function requireMmx(x: InstrContext): void {
   x.requireMmx();
-  x.faultIf(x.field32(O.fpuPending), Vector.MF);
+  // Without CR0.NE the exception goes to the interrupt controller, which the machine does not model.
+  x.f.if(x.field32(O.fpuPending), () => x.faultIf(x.field32(O.cr0).and(Cr0.NE), Vector.MF));
 }
 
 /** To be called once all that can fault is done. */

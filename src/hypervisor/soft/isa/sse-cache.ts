@@ -19,9 +19,6 @@ export const stmxcsr: Definition = (x) => {
   x.write(0, x.field32(O.mxcsr));
 };
 
-/** PREFETCHh, PREFETCHW: a hint that never faults. */
-export const prefetch: Definition = () => {};
-
 /** CLFLUSH: nothing to write back, but it faults as a load of a byte does. */
 export const clflush: Definition = (x) => {
   x.read(0);

@@ -10,13 +10,16 @@ import { enterMmx, readMmx, requireMmx, writeMmx } from "./mmx.js";
 /** The low 4 or 8 bytes as an integer. */
 const lowInt = (a: V128, size: number): I32 | I64 => (size === 8 ? lane64(a, 0) : lane("i32x4", a, 0));
 
-/** MOVAPS, MOVUPS and their kin, loads and stores, also the non-temporal ones. */
-export const move =
+const move =
   (aligned: boolean): Definition =>
   (x) => {
     x.requireSse();
     x.writeVector(0, x.readVector(1, aligned), aligned);
   };
+/** MOVAPS and its kin, loads and stores, also the non-temporal ones. */
+export const moveAligned = move(true);
+/** MOVUPS and its kin. */
+export const moveUnaligned = move(false);
 
 /** MOVSS, MOVSD: operands of `size` bytes. */
 export const moveScalar =
