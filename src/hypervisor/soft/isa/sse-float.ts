@@ -9,6 +9,7 @@ import { type F64, I32, I64, type Int, type V128 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import { selectVector, shuffleLanes, v, ZERO } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
+import { type Arithmetic, arithmeticLane } from "./sse-float-exact.js";
 import {
   allHaveExponents,
   allPlain,
@@ -38,11 +39,10 @@ import {
 } from "./sse-float-format.js";
 import { imm8, readSource } from "./vector-operands.js";
 
-type Arithmetic = "add" | "sub" | "mul" | "div";
+type Binary = Exclude<Arithmetic, "sqrt">;
 
-/** The soft float function of that name. */
-const soft =
-  (format: FloatFormat, name: Arithmetic | "min" | "max"): LaneFunction =>
+const softMinMax =
+  (format: FloatFormat, name: "min" | "max"): LaneFunction =>
   (f, use, cpu, mxcsr, a, b) =>
     callSoft(f, use(format.soft[name] as never) as FuncRef, cpu, a, b, mxcsr);
 
@@ -52,8 +52,8 @@ function writeScalar(x: InstrContext, format: FloatFormat, old: V128, bits: Int)
 }
 
 /** ADDSS … DIVSD. */
-export function scalarArithmetic(format: FloatFormat, name: Arithmetic): Definition {
-  const slow = slowScalar(format, name, soft(format, name));
+export function scalarArithmetic(format: FloatFormat, name: Binary): Definition {
+  const slow = slowScalar(format, name, arithmeticLane(format, name));
   return (x) => {
     x.requireSse();
     const { f } = x;
@@ -73,7 +73,7 @@ export function scalarArithmetic(format: FloatFormat, name: Arithmetic): Definit
 function packed(
   x: InstrContext,
   format: FloatFormat,
-  name: Arithmetic,
+  name: Binary,
   a: V128,
   b: V128,
   slow: ReturnType<typeof slowPacked>,
@@ -96,8 +96,8 @@ function packed(
 }
 
 /** ADDPS … DIVPD. */
-export function packedArithmetic(format: FloatFormat, name: Arithmetic): Definition {
-  const slow = slowPacked(format, name, soft(format, name));
+export function packedArithmetic(format: FloatFormat, name: Binary): Definition {
+  const slow = slowPacked(format, name, arithmeticLane(format, name));
   return (x) => {
     x.requireSse();
     const b = readSource(x, 1);
@@ -110,7 +110,7 @@ const lanesOf = (format: FloatFormat, a: V128, b: V128, lanes: readonly number[]
 
 /** HADDPS, HADDPD, HSUBPS, HSUBPD: even lanes op odd lanes, of a, then of b. */
 export function horizontal(format: FloatFormat, name: "add" | "sub"): Definition {
-  const slow = slowPacked(format, name, soft(format, name));
+  const slow = slowPacked(format, name, arithmeticLane(format, name));
   const lanes = Array.from({ length: format.lanes }, (_, i) => 2 * i);
   return (x) => {
     x.requireSse();
@@ -133,7 +133,7 @@ export function horizontal(format: FloatFormat, name: "add" | "sub"): Definition
 /** ADDSUBPS, ADDSUBPD: subtract in even lanes, add in odd ones. */
 export function addSubtract(format: FloatFormat): Definition {
   const slow = slowPacked(format, "addsub", (f, use, cpu, mxcsr, a, b, lane) =>
-    soft(format, lane % 2 === 0 ? "sub" : "add")(f, use, cpu, mxcsr, a, b, lane),
+    arithmeticLane(format, lane % 2 === 0 ? "sub" : "add")(f, use, cpu, mxcsr, a, b, lane),
   );
   const evenSigns = splatBits(format, format.sign);
   return (x) => {
@@ -154,13 +154,8 @@ export function addSubtract(format: FloatFormat): Definition {
 
 // --- square root ---
 
-const squareRoot =
-  (format: FloatFormat): LaneFunction =>
-  (f, use, cpu, mxcsr, a) =>
-    callSoft(f, use(format.soft.sqrt as never) as FuncRef, cpu, a, mxcsr);
-
 export function scalarSquareRoot(format: FloatFormat): Definition {
-  const slow = slowScalar(format, "sqrt", squareRoot(format));
+  const slow = slowScalar(format, "sqrt", arithmeticLane(format, "sqrt"));
   return (x) => {
     x.requireSse();
     const { f } = x;
@@ -175,7 +170,7 @@ export function scalarSquareRoot(format: FloatFormat): Definition {
 }
 
 export function packedSquareRoot(format: FloatFormat): Definition {
-  const slow = slowPacked(format, "sqrt", squareRoot(format));
+  const slow = slowPacked(format, "sqrt", arithmeticLane(format, "sqrt"));
   return (x) => {
     x.requireSse();
     const { f } = x;
@@ -190,7 +185,7 @@ export function packedSquareRoot(format: FloatFormat): Definition {
 // --- minimum and maximum: the source where the two are equal (as zeros are) or one is a NaN ---
 
 export function scalarMinMax(format: FloatFormat, name: "min" | "max"): Definition {
-  const slow = slowScalar(format, name, soft(format, name));
+  const slow = slowScalar(format, name, softMinMax(format, name));
   return (x) => {
     x.requireSse();
     const { f } = x;
@@ -210,7 +205,7 @@ const selectBits = (condition: I32, a: Int, b: Int): Int =>
   a instanceof I64 ? a.select(condition, b as I64) : (a as I32).select(condition, b as I32);
 
 export function packedMinMax(format: FloatFormat, name: "min" | "max"): Definition {
-  const slow = slowPacked(format, name, soft(format, name));
+  const slow = slowPacked(format, name, softMinMax(format, name));
   return (x) => {
     x.requireSse();
     const { f } = x;
