@@ -1,4 +1,5 @@
 /** Opcode rows of the integer and data-movement part of MMX and SSE to SSE4.2, as SDM vol. 2 lists them. */
+import { AES_OPCODES } from "./aes.js";
 import type { Definition } from "./context.js";
 import { emms } from "./mmx.js";
 import { type OpcodeRow, op } from "./opcode-table.js";
@@ -308,5 +309,6 @@ export const SSE_OPCODES: readonly OpcodeRow[] = [
   ...SHIFTS,
   ...ARITHMETIC,
   ...STRINGS,
+  ...AES_OPCODES,
   ...CONTROL,
 ];
