@@ -26,11 +26,11 @@ import {
   allPlain,
   allResultsNormal,
   allTrue,
-  asFloat,
   callSoft,
   DOUBLE,
   type FloatFormat,
   fastOrSlow,
+  fastOrSlowScalar,
   floatCompare,
   inexactIsFree,
   isOrdered,
@@ -42,7 +42,6 @@ import {
   scalarSource,
   slowScalar,
   slowVector,
-  withLaneBits,
 } from "./sse-float-format.js";
 import { readSource, type VectorUnary } from "./vector-operands.js";
 
@@ -78,9 +77,8 @@ export function scalarToInteger(format: FloatFormat, truncate: boolean): Definit
     x.requireSse();
     const { f } = x;
     const width: Width = x.operands[0].size === 8 ? "i64" : "i32";
-    const a = scalarSource(x, format);
-    const value = asFloat(a) as F64;
-    const whole = truncate ? value : value.unary("nearest");
+    const { bits, value } = scalarSource(x, format);
+    const whole = truncate ? (value as F64) : (value as F64).unary("nearest");
     const fast = f.let<Int>(width === "i64" ? whole.truncSatI64() : whole.truncSatI32());
     const mxcsr = x.field32(O.mxcsr);
     const free = truncate ? inexactIsFree(mxcsr) : roundsNatively(mxcsr);
@@ -88,7 +86,7 @@ export function scalarToInteger(format: FloatFormat, truncate: boolean): Definit
     const ok = notExtreme(fast, width)
       .toI32()
       .and(exact.or(free.and(isOrdered(value))));
-    x.write(0, fastOrSlow(x, ok, fast, slow[width], a, a));
+    x.write(0, fastOrSlow(x, ok, fast, slow[width], bits, bits));
   };
 }
 
@@ -176,14 +174,13 @@ export function integerToScalar(format: FloatFormat): Definition {
     x.requireSse();
     const { f } = x;
     const value = x.read(1);
-    const fast = integerToFloat(format, value).bits() as Int;
-    let result: Int;
-    if (format.type === "i64" && value instanceof I32) result = fast;
-    else {
-      const ok = roundsNatively(x.field32(O.mxcsr)).or(representable(format, value));
-      result = fastOrSlow(x, ok, f.let(fast), slow[value.type], value, value);
-    }
-    x.writeVector(0, withLaneBits(format, x.readVector(0), 0, result));
+    const old = x.readVector(0);
+    const fast = f.let(integerToFloat(format, value));
+    const ok =
+      format.type === "i64" && value.type === "i32"
+        ? I32.const(1)
+        : roundsNatively(x.field32(O.mxcsr)).or(representable(format, value));
+    x.writeVector(0, fastOrSlowScalar(x, format, old, ok, fast, slow[value.type], value, value));
   };
 }
 const slowFromInteger = (format: FloatFormat, g: object, width: Width) => ({
@@ -249,11 +246,10 @@ const slowWiden = slowConversion(SINGLE, "to_f64", SF32.toF64, "i64");
 export const singleToDouble: Definition = (x) => {
   x.requireSse();
   const { f } = x;
-  const a = scalarSource(x, SINGLE);
-  const value = asFloat(a) as F32;
-  const ok = notDenormal(SINGLE, a).and(isOrdered(value));
-  const result = fastOrSlow<Int>(x, ok, f.let(value.toF64().bits()), slowWiden, a, a);
-  x.writeVector(0, withLane64(x.readVector(0), 0, result as I64));
+  const { bits, value } = scalarSource(x, SINGLE);
+  const fast = f.let((value as F32).toF64());
+  const ok = notDenormal(SINGLE, bits).and(isOrdered(value));
+  x.writeVector(0, fastOrSlowScalar(x, DOUBLE, x.readVector(0), ok, fast, slowWiden, bits, bits));
 };
 
 const slowNarrow = slowConversion(DOUBLE, "to_f32", SF64.toF32, "i32");
@@ -261,12 +257,12 @@ const slowNarrow = slowConversion(DOUBLE, "to_f32", SF64.toF32, "i32");
 export const doubleToSingle: Definition = (x) => {
   x.requireSse();
   const { f } = x;
-  const a = scalarSource(x, DOUBLE);
-  const fast = f.let((asFloat(a) as F64).toF32().bits());
-  const isZero = (a as I64).shl(1).eqz();
-  const ok = roundsNatively(x.field32(O.mxcsr)).and(resultIsNormal(SINGLE, fast)).or(isZero);
-  const result = fastOrSlow(x, ok, fast, slowNarrow, a, a);
-  x.writeVector(0, withLane("i32x4", x.readVector(0), 0, result));
+  const { bits, value } = scalarSource(x, DOUBLE);
+  const fast = f.let((value as F64).toF32());
+  const isZero = (bits as I64).shl(1).eqz();
+  const isNormal = resultIsNormal(SINGLE, f.let(fast.bits()));
+  const ok = roundsNatively(x.field32(O.mxcsr)).and(isNormal).or(isZero);
+  x.writeVector(0, fastOrSlowScalar(x, SINGLE, x.readVector(0), ok, fast, slowNarrow, bits, bits));
 };
 
 const slowWidenPacked = slowVector("f32x4_to_f64", (f, use, cpu, mxcsr, a) => {

@@ -11,7 +11,7 @@ import { FpFlag, Mxcsr } from "../fpu/control.js";
 import { sharedFunction, type Use } from "../fpu/define.js";
 import { mxcsrCommit, SF32, SF64 } from "../fpu/sse-float.js";
 import { Cr4, O, Vector } from "../vcpu-state.js";
-import { type Expr, type F32, type F64, I32, I64, type Int, load32, type V128 } from "../wasm/expr.js";
+import { type Expr, type F32, type F64, I32, I64, type Int, load32, V128 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import {
   dwords,
@@ -24,6 +24,8 @@ import {
   v,
   withLane,
   withLane64,
+  withLaneF32,
+  withLaneF64,
   ZERO,
 } from "../wasm/simd.js";
 import type { InstrContext, SharedFunction } from "./context.js";
@@ -75,8 +77,11 @@ export const laneBits = ({ type }: FloatFormat, a: V128, n: number): Int =>
 export const withLaneBits = (format: FloatFormat, a: V128, n: number, value: Int): V128 =>
   format.type === "i32" ? withLane("i32x4", a, n, value as I32) : withLane64(a, n, value as I64);
 export const asFloat = (bits: Int): F32 | F64 => (bits instanceof I32 ? bits.asF32() : (bits as I64).asF64());
-export const laneFloat = ({ type }: FloatFormat, a: V128, n: number): F32 | F64 =>
+const laneFloat = ({ type }: FloatFormat, a: V128, n: number): F32 | F64 =>
   type === "i32" ? laneF32(a, n) : laneF64(a, n);
+
+const withLaneFloat = ({ type }: FloatFormat, a: V128, n: number, value: F32 | F64): V128 =>
+  type === "i32" ? withLaneF32(a, n, value as F32) : withLaneF64(a, n, value as F64);
 
 type FloatBinaryOp = Parameters<F32["binary"]>[0];
 type FloatCompareOp = Parameters<F32["compare"]>[0];
@@ -86,9 +91,23 @@ export const floatBinary = (op: FloatBinaryOp, a: F32 | F64, b: F32 | F64): F32 
 export const floatCompare = (op: FloatCompareOp, a: F32 | F64, b: F32 | F64): I32 =>
   (a as F64).compare(op, b as F64);
 
-/** Source operand 1 as bits of the format: a register's low lane, or memory of that size. */
-export const scalarSource = (x: InstrContext, format: FloatFormat, i = 1): Int =>
-  x.operands[i].kind === "mem" ? x.read(i) : x.f.let(laneBits(format, x.readVector(i), 0));
+/** A number as bits, for checks, and as what native arithmetic takes: on its own, so that it need not wait for the bits. */
+export interface Scalar {
+  readonly bits: Int;
+  readonly value: F32 | F64;
+}
+
+export const scalarLane = (f: FunctionBuilder, format: FloatFormat, a: V128): Scalar => ({
+  bits: f.let(laneBits(format, a, 0)),
+  value: f.let(laneFloat(format, a, 0)),
+});
+
+/** Source operand 1: a register's low lane, or memory of the format's size. */
+export function scalarSource(x: InstrContext, format: FloatFormat): Scalar {
+  if (x.operands[1].kind === "reg") return scalarLane(x.f, format, x.readVector(1));
+  const bits = x.read(1);
+  return { bits, value: x.f.let(asFloat(bits)) };
+}
 
 // --- checks: 0 or not 0 ---
 
@@ -243,4 +262,30 @@ export function fastOrSlow<E extends Expr>(
     },
   );
   return result.get as unknown as E;
+}
+
+/** `old` with its low lane replaced by a scalar's result: `fast` where `ok`, else the slow function's bits. */
+export function fastOrSlowScalar(
+  x: InstrContext,
+  format: FloatFormat,
+  old: V128,
+  ok: I32,
+  fast: F32 | F64 | V128,
+  slow: Soft,
+  ...args: readonly Expr[]
+): V128 {
+  const { f } = x;
+  const result = f.local("v128");
+  const lane = fast instanceof V128 ? fast : withLaneFloat(format, old, 0, fast);
+  if (ok.constant !== undefined && ok.constant !== 0n) return lane;
+  f.if(
+    ok,
+    () => f.set(result, lane),
+    () => {
+      const bits = callSoft(f, x.shared(slow) as FuncRef, x.cpu, ...args);
+      f.set(result, withLaneBits(format, old, 0, bits));
+      faultUnmasked(x);
+    },
+  );
+  return result.get;
 }

@@ -5,7 +5,7 @@
 import { Mxcsr } from "../fpu/control.js";
 import type { Use } from "../fpu/define.js";
 import { O } from "../vcpu-state.js";
-import { type F64, I32, I64, type Int, type V128 } from "../wasm/expr.js";
+import { type F64, I32, type Int, type V128 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import { selectVector, shuffleLanes, v, ZERO } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
@@ -15,11 +15,11 @@ import {
   allPlain,
   allResultsNormal,
   allTrue,
-  asFloat,
   callSoft,
   constantBits,
   type FloatFormat,
   fastOrSlow,
+  fastOrSlowScalar,
   floatBinary,
   floatCompare,
   hasExponent,
@@ -30,6 +30,8 @@ import {
   notDenormal,
   resultIsNormal,
   roundsNatively,
+  type Scalar,
+  scalarLane,
   scalarSource,
   slowPacked,
   slowScalar,
@@ -37,6 +39,7 @@ import {
   splatBits,
   withLaneBits,
 } from "./sse-float-format.js";
+import { mergeLow } from "./sse-moves.js";
 import { imm8, readSource } from "./vector-operands.js";
 
 type Binary = Exclude<Arithmetic, "sqrt">;
@@ -46,11 +49,6 @@ const softMinMax =
   (f, use, cpu, mxcsr, a, b) =>
     callSoft(f, use(format.soft[name] as never) as FuncRef, cpu, a, b, mxcsr);
 
-/** Lane results in a scalar destination: the rest of the register stays. */
-function writeScalar(x: InstrContext, format: FloatFormat, old: V128, bits: Int): void {
-  x.writeVector(0, withLaneBits(format, old, 0, bits));
-}
-
 /** ADDSS … DIVSD. */
 export function scalarArithmetic(format: FloatFormat, name: Binary): Definition {
   const slow = slowScalar(format, name, arithmeticLane(format, name));
@@ -59,13 +57,13 @@ export function scalarArithmetic(format: FloatFormat, name: Binary): Definition 
     const { f } = x;
     const b = scalarSource(x, format);
     const old = x.readVector(0);
-    const a = f.let(laneBits(format, old, 0));
-    const fast = f.let(floatBinary(name, asFloat(a), asFloat(b)).bits() as Int);
+    const a = scalarLane(f, format, old);
+    const fast = f.let(floatBinary(name, a.value, b.value));
     const ok = roundsNatively(x.field32(O.mxcsr))
-      .and(hasExponent(format, a))
-      .and(hasExponent(format, b))
-      .and(resultIsNormal(format, fast));
-    writeScalar(x, format, old, fastOrSlow(x, ok, fast, slow, a, b));
+      .and(hasExponent(format, a.bits))
+      .and(hasExponent(format, b.bits))
+      .and(resultIsNormal(format, f.let(fast.bits() as Int)));
+    x.writeVector(0, fastOrSlowScalar(x, format, old, ok, fast, slow, a.bits, b.bits));
   };
 }
 
@@ -159,13 +157,12 @@ export function scalarSquareRoot(format: FloatFormat): Definition {
   return (x) => {
     x.requireSse();
     const { f } = x;
-    const a = scalarSource(x, format);
-    const fast = f.let((asFloat(a) as F64).unary("sqrt").bits() as Int);
+    const { bits, value } = scalarSource(x, format);
+    const fast = f.let((value as F64).unary("sqrt"));
     const ok = roundsNatively(x.field32(O.mxcsr))
-      .and(hasExponent(format, a))
-      .and(resultIsNormal(format, fast));
-    const result = fastOrSlow(x, ok, fast, slow, a, a);
-    writeScalar(x, format, x.readVector(0), result);
+      .and(hasExponent(format, bits))
+      .and(resultIsNormal(format, f.let(fast.bits())));
+    x.writeVector(0, fastOrSlowScalar(x, format, x.readVector(0), ok, fast, slow, bits, bits));
   };
 }
 
@@ -184,25 +181,25 @@ export function packedSquareRoot(format: FloatFormat): Definition {
 
 // --- minimum and maximum: the source where the two are equal (as zeros are) or one is a NaN ---
 
+/** Neither NaN nor denormal. */
+const isPlain = (format: FloatFormat, { bits, value }: Scalar): I32 =>
+  notDenormal(format, bits).and(isOrdered(value));
+
 export function scalarMinMax(format: FloatFormat, name: "min" | "max"): Definition {
   const slow = slowScalar(format, name, softMinMax(format, name));
   return (x) => {
     x.requireSse();
     const { f } = x;
-    const b = scalarSource(x, format);
+    const source = readSource(x, 1);
+    const b = scalarLane(f, format, source);
     const old = x.readVector(0);
-    const a = f.let(laneBits(format, old, 0));
-    const first = floatCompare(name === "min" ? "lt" : "gt", asFloat(a), asFloat(b));
-    const fast = f.let(selectBits(first, a, b));
-    const ok = notDenormal(format, a)
-      .and(notDenormal(format, b))
-      .and(isOrdered(asFloat(a)))
-      .and(isOrdered(asFloat(b)));
-    writeScalar(x, format, old, fastOrSlow(x, ok, fast, slow, a, b));
+    const a = scalarLane(f, format, old);
+    // pmin(b, a) is a < b ? a : b.
+    const fast = mergeLow(old, f.let(v(`${format.shape}.p${name}`, source, old)), format.size);
+    const ok = isPlain(format, a).and(isPlain(format, b));
+    x.writeVector(0, fastOrSlowScalar(x, format, old, ok, fast, slow, a.bits, b.bits));
   };
 }
-const selectBits = (condition: I32, a: Int, b: Int): Int =>
-  a instanceof I64 ? a.select(condition, b as I64) : (a as I32).select(condition, b as I32);
 
 export function packedMinMax(format: FloatFormat, name: "min" | "max"): Definition {
   const slow = slowPacked(format, name, softMinMax(format, name));
@@ -211,7 +208,6 @@ export function packedMinMax(format: FloatFormat, name: "min" | "max"): Definiti
     const { f } = x;
     const b = readSource(x, 1);
     const a = x.readVector(0);
-    // pmin(b, a) is a < b ? a : b.
     const fast = f.let(v(`${format.shape}.p${name}`, b, a));
     const ok = allTrue(format, v("v128.and", allPlain(format, a, f), allPlain(format, b, f)));
     x.writeVector(0, fastOrSlow(x, ok, fast, slow, a, b));
@@ -284,12 +280,7 @@ export function scalarCompare(format: FloatFormat): Definition {
     const b = readSource(x, 1);
     const a = x.readVector(0);
     const imm = f.let(imm8(x).and(PREDICATE));
-    const aBits = f.let(laneBits(format, a, 0));
-    const bBits = f.let(laneBits(format, b, 0));
-    const ok = notDenormal(format, aBits)
-      .and(notDenormal(format, bBits))
-      .and(isOrdered(asFloat(aBits)))
-      .and(isOrdered(asFloat(bBits)));
+    const ok = isPlain(format, scalarLane(f, format, a)).and(isPlain(format, scalarLane(f, format, b)));
     const truth = laneBits(format, nativeCompare(format, a, b, imm), 0);
     x.writeVector(0, fastOrSlow(x, ok, withLaneBits(format, a, 0, truth), slow, a, b, imm));
   };
@@ -307,12 +298,12 @@ export function orderedCompare(format: FloatFormat, signaling: boolean): Definit
     x.requireSse();
     const { f } = x;
     const b = scalarSource(x, format);
-    const a = f.let(laneBits(format, x.readVector(0), 0));
-    const less = f.let(floatCompare("lt", asFloat(a), asFloat(b)));
-    const greater = f.let(floatCompare("gt", asFloat(a), asFloat(b)));
-    const equal = floatCompare("eq", asFloat(a), asFloat(b));
-    const ok = notDenormal(format, a).and(notDenormal(format, b)).and(less.or(greater).or(equal));
-    const relation = fastOrSlow(x, ok, less.or(greater.shl(1)), slow, a, b) as I32;
+    const a = scalarLane(f, format, x.readVector(0));
+    const less = f.let(floatCompare("lt", a.value, b.value));
+    const greater = f.let(floatCompare("gt", a.value, b.value));
+    const equal = floatCompare("eq", a.value, b.value);
+    const ok = notDenormal(format, a.bits).and(notDenormal(format, b.bits)).and(less.or(greater).or(equal));
+    const relation = fastOrSlow(x, ok, less.or(greater.shl(1)), slow, a.bits, b.bits);
     const unordered = f.let(relation.eq(Relation.UNORDERED));
     x.setFlags({
       cf: relation.and(1),
@@ -374,12 +365,9 @@ export function round(format: FloatFormat, scalar: boolean): Definition {
     let ok: I32;
     let fast: V128;
     if (scalar) {
-      const bits = f.let(laneBits(format, b, 0));
       const isExact = laneBits(format, exact, 0).ne(constantBits(format, 0n));
-      ok = notDenormal(format, bits)
-        .and(isOrdered(asFloat(bits)))
-        .and(precise.ne(0).or(isExact));
-      fast = withLaneBits(format, a, 0, laneBits(format, rounded.get, 0));
+      ok = isPlain(format, scalarLane(f, format, b)).and(precise.ne(0).or(isExact));
+      fast = mergeLow(a, rounded.get, format.size);
     } else {
       ok = allTrue(format, allPlain(format, b, f)).and(precise.ne(0).or(allTrue(format, exact)));
       fast = rounded.get;
