@@ -8,7 +8,7 @@
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
-import { FpFlag, raise, Target, withTarget } from "./control.js";
+import { FpFlag, Mxcsr, raise, Target, withTarget } from "./control.js";
 import {
   coreAdd,
   coreCompare,
@@ -258,7 +258,14 @@ function narrowing({ name, target, fraction, exponentMax, sign }: Narrow) {
       f.return(se.get.shrU(15).toI64U().shl(sign).or(exponent).or(payload));
     });
     const u = unpack80(f, m.get, se.get);
-    f.returnCall(use(corePack), cpu, u.m, u.x, withTarget(control, target));
+    const result = f.let(f.call(use(corePack), cpu, u.m, u.x, withTarget(control, target)));
+    // An overflow or underflow that is not masked keeps the number from being stored, and so from being inexact.
+    const flags = f.let(load32(cpu, O.fpFlags));
+    const masked = control.shrU(Mxcsr.MASK_SHIFT);
+    f.if(flags.and(masked.not()).and(FpFlag.OE | FpFlag.UE), () =>
+      f.store32(cpu, flags.and(~FpFlag.PE), O.fpFlags),
+    );
+    f.return(result);
   });
 }
 export const f80ToF32 = narrowing(NARROW32);

@@ -122,7 +122,7 @@ function makeRound(format: Format) {
                 f.return(pack(f, cpu, sign, i32(0), i64(0)));
               });
             } else {
-              raise(f, cpu, FpFlag.UE);
+              raise(f, cpu, i32(FpFlag.UE).or(lostBits().ne(0).mul(FpFlag.PE)));
               f.return(i64(0));
             }
           },
@@ -175,7 +175,7 @@ function makeRound(format: Format) {
             f.return(pack(f, cpu, sign, i32(emax - emin + 1), i64(TOP_BIT)));
           });
         } else {
-          raise(f, cpu, FpFlag.OE);
+          raise(f, cpu, i32(FpFlag.OE).or(lost.ne(0).mul(FpFlag.PE)));
           f.return(i64(0));
         }
       });
