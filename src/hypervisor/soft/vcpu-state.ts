@@ -164,6 +164,14 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
 
   /** Instructions that left through JavaScript, page walks, decoded instructions …: see `stat`. */
   counters: array("f64", 32),
+
+  // Soft floating point (fpu/), within one instruction
+  /** Exceptions raised so far: bits as in MXCSR and the x87 status word, and FpFlag.C1. */
+  fpFlags: "u32",
+  /** Sign and exponent (16 bits) of the last 80-bit result. */
+  fpExp: "u32",
+  /** Image of FNSTENV, FNSAVE, FXSAVE and their opposites on its way to or from guest memory. */
+  fpImage: array("u64", 64),
 });
 
 export type VcpuState = ViewOf<typeof VCPU_STATE>;

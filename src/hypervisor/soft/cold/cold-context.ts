@@ -30,6 +30,7 @@ import {
   Seg,
   TLB_OFFSET,
   Vector,
+  xmmOffset,
 } from "../vcpu-state.js";
 import {
   type AtomicWidth,
@@ -47,7 +48,7 @@ import {
 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 import { bulkCopyFunction, bulkFillFunction } from "./bulk.js";
-import type { Runtime } from "./runtime.js";
+import { type Runtime, recordRip } from "./runtime.js";
 
 export interface HandlerForm {
   readonly size: OperandSize;
@@ -263,6 +264,13 @@ export class ColdContext implements InstrContext {
   writeVector(i: number, value: V128, aligned = false): void {
     if (this.operands[i].kind === "reg") this.f.storeV128(this.registerAddress(i), value);
     else this.storeVector(this.address(i), value, aligned);
+  }
+
+  xmm(n: number): V128 {
+    return this.f.let(loadV128(this.cpu, xmmOffset(n)));
+  }
+  setXmm(n: number, value: V128): void {
+    this.f.storeV128(this.cpu, value, xmmOffset(n));
   }
 
   #trap(field: number): void {
@@ -629,6 +637,10 @@ export class ColdContext implements InstrContext {
     const rip = this.long ? target : target.and(I64.const(mask));
     this.f.returnCall(this.runtime.jump, this.cpu, rip);
     this.#end();
+  }
+
+  rip(): I64 {
+    return this.f.let(recordRip(this.cpu, this.rec));
   }
 
   nextRip(): I64 {

@@ -93,6 +93,9 @@ export interface InstrContext {
   /** All 16 bytes of XMM operand `i`, or of memory; `aligned` memory raises #GP where it is not on 16 bytes. */
   readVector(i: number, aligned?: boolean): V128;
   writeVector(i: number, value: V128, aligned?: boolean): void;
+  /** XMM register `n` where the instruction fixes it (BLENDV, PCMPxSTRM). */
+  xmm(n: number): V128;
+  setXmm(n: number, value: V128): void;
   /** #UD or #NM where SSE, x87 or MMX must not run now (SDM vol. 3A, tables 2-2 and 13-1). First thing in a definition. */
   requireSse(): void;
   requireFpu(): void;
@@ -153,6 +156,8 @@ export interface InstrContext {
   branch(condition?: I32): void;
   /** To RIP = `target`. Ends the path. */
   jump(target: I64): void;
+  /** RIP of this instruction. */
+  rip(): I64;
   /** RIP of the next instruction. */
   nextRip(): I64;
   /** Raise an exception at this instruction. Ends the path. */

@@ -1,0 +1,60 @@
+/** Cache control and ordering, the masked byte stores, and MXCSR (SDM vol. 1, 10.4.6, 10.2.3 and 11.6.6). */
+import { Gpr, O, Vector } from "../vcpu-state.js";
+import { atomicFence, I32, type I64, type V128 } from "../wasm/expr.js";
+import { lane, test, v } from "../wasm/simd.js";
+import type { Definition, InstrContext } from "./context.js";
+import { enterMmx, readMmx, requireMmx } from "./mmx.js";
+
+/** Bits of MXCSR that may be set, as MXCSR_MASK reports them: all of 15–0, DAZ among them. */
+export const MXCSR_MASK = 0xffff;
+
+export const ldmxcsr: Definition = (x) => {
+  x.requireSse();
+  const value = x.read(0) as I32;
+  x.faultIf(value.and(~MXCSR_MASK), Vector.GP, 0);
+  x.setField32(O.mxcsr, value);
+};
+export const stmxcsr: Definition = (x) => {
+  x.requireSse();
+  x.write(0, x.field32(O.mxcsr));
+};
+
+/** CLFLUSH: nothing to write back, but it faults as a load of a byte does. */
+export const clflush: Definition = (x) => {
+  x.read(0);
+};
+
+/** MFENCE, LFENCE, SFENCE. */
+export const fence: Definition = (x) => x.f.emit(atomicFence);
+
+/** Store the bytes of `value` whose mask byte has its sign bit set at DS:rDI. All are checked before the first is stored. */
+function storeMasked(x: InstrContext, value: V128, mask: V128, count: 8 | 16): void {
+  const { f } = x;
+  const bits = f.let(test("i8x16.bitmask", mask).and((1 << count) - 1));
+  const rdi = x.gpr(Gpr.RDI, x.addressSize);
+  const address = f.let(x.linearDataSegment(rdi.toI64U(), count));
+  const index = f.local("i32");
+  const forEachByte = (body: (at: I64) => void) => {
+    f.set(index, I32.const(0));
+    f.loop((again) => {
+      f.if(bits.shrU(index.get).and(1), () => body(address.add(index.get.toI64U())));
+      f.set(index, index.get.add(1));
+      f.brIf(again, index.get.ltU(count));
+    });
+  };
+  forEachByte((at) => x.probeWrite(at, 1));
+  forEachByte((at) => {
+    const moved = v("i8x16.swizzle", value, v("i8x16.splat", index.get));
+    x.store(1, at, lane("i8x16", moved, 0));
+  });
+}
+
+export const maskedStore: Definition = (x) => {
+  x.requireSse();
+  storeMasked(x, x.readVector(0), x.readVector(1), 16);
+};
+export const mmxMaskedStore: Definition = (x) => {
+  requireMmx(x);
+  storeMasked(x, readMmx(x, 0), readMmx(x, 1), 8);
+  enterMmx(x);
+};
