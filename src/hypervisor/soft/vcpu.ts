@@ -135,8 +135,8 @@ export class SoftVcpu implements Vcpu {
       cache.written(page, offset, bytes);
     };
     const wasm = instantiateEngine(memory, {
-      mmioLoad: (_cpu, _rec, low, high, bytes) => this.#mmio(physical(low, high), bytes, false),
-      mmioStore: (_cpu, _rec, low, high, bytes) => this.#mmio(physical(low, high), bytes, true),
+      mmioLoad: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, false),
+      mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
       clock: () => clock.now(),
@@ -548,7 +548,7 @@ export class SoftVcpu implements Vcpu {
   }
 
   /** An access to memory that is not RAM; the value is in scratch[0], for reads afterwards. */
-  #mmio(address: number, bytes: number, isWrite: boolean): void {
+  #mmio(rec: number, address: number, bytes: number, isWrite: boolean): void {
     const s = this.#s;
     const value = s.scratch[0];
     if (this.#irqchip.claimsMmio(this.id, address)) {
@@ -568,6 +568,7 @@ export class SoftVcpu implements Vcpu {
     exit.count = 1;
     exit.isWrite = isWrite;
     this.#exitData.setBigUint64(0, isWrite ? value : 0n, true);
+    s.rec = rec;
     s.leave = Leave.MMIO;
     this.#mmioExit = true;
   }

@@ -126,7 +126,13 @@ export const storeExtended: Definition = (x) => {
 
 /** Before several stores: within one page the first of them faults or none. */
 function probeIfCrossing(x: InstrContext, address: I64, bytes: number): void {
-  x.f.if(address.toI32().and(PAGE - 1).gtU(PAGE - bytes), () => x.probeWrite(address, bytes));
+  x.f.if(
+    address
+      .toI32()
+      .and(PAGE - 1)
+      .gtU(PAGE - bytes),
+    () => x.probeWrite(address, bytes),
+  );
 }
 
 function storeTen(x: InstrContext, low: I64, high: I32): void {
