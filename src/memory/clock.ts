@@ -1,9 +1,9 @@
+const OFFSET_SAMPLES = 32;
+
 /**
  * The machine's host-side time: nanoseconds since the machine was made, the same on each of its threads. All deadlines
  * are in it. Guest clocks (TSC, kvmclock, PM timer …) are derived from it.
  */
-const OFFSET_SAMPLES = 32;
-
 export class Clock {
   /** What to add to this thread's `performance.now()`, in nanoseconds. */
   readonly #offset: number;
