@@ -105,7 +105,7 @@ export const INTEGER_OPCODES: readonly OpcodeRow[] = [
   op("61", "POPA", "", t.popa, { ...LEGACY, modal: true, sized: true }),
   op("63", "MOVSXD", "Gv,Ed", t.movsx, { only: "long" }),
   op("68", "PUSH", "Iz", t.push, STACK),
-  op("6A", "PUSH", "Ib", t.push, STACK),
+  op("6A", "PUSH", "Ib", t.push, { ...STACK, sized: true }),
   op("69", "IMUL", "Gv,Ev,Iz", a.imul),
   op("6B", "IMUL", "Gv,Ev,Ib", a.imul),
 
