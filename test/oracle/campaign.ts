@@ -94,7 +94,8 @@ export class Campaign {
         batch.forEach((trial, i) => {
           const { test } = trial;
           const expected = this.#kept[i];
-          const done = expected.vector === BREAKPOINT || expected.vector === DEBUG;
+          // A fault elsewhere than at the start is one in fetching what follows.
+          const done = expected.vector === DEBUG || expected.rip !== BigInt(test.entry);
           const masked = done ? trial.masked : trial.maskedAtFault;
           this.cases++;
           if (expected.vector === BREAKPOINT) this.completed++;

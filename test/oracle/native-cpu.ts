@@ -98,6 +98,7 @@ export class NativeCpu implements OracleCpu {
   readonly #oldStack = new Uint8Array(24);
   readonly #defaultFx = initialFx();
   readonly #outcome: Outcome;
+  #readOnlyPatched = false;
 
   constructor() {
     const { READ, WRITE, EXEC } = PROT;
@@ -171,15 +172,19 @@ export class NativeCpu implements OracleCpu {
   run(test: CpuCase): Outcome {
     const at = test.entry - CODE_BASE;
     this.#code.set(test.code, at);
-    this.#data.set(dataTemplate.subarray(0, DATA_WRITABLE));
     const readOnly = test.patches.some((p) => p.address + p.bytes.length > DATA_BASE + DATA_WRITABLE);
-    if (readOnly) this.#protect(PROT.READ | PROT.WRITE);
+    if (readOnly || this.#readOnlyPatched) {
+      this.#protect(PROT.READ | PROT.WRITE);
+      this.#data.set(dataTemplate.subarray(DATA_WRITABLE), DATA_WRITABLE);
+    }
+    this.#data.set(dataTemplate.subarray(0, DATA_WRITABLE));
     if (test.usesLow) this.#outcome.low.set(lowTemplate);
     for (const { address, bytes } of test.patches) {
       if (address >= DATA_BASE) this.#data.set(bytes, address - DATA_BASE);
       else this.#outcome.low.set(bytes, address - LOW_BASE);
     }
-    if (readOnly) this.#protect(PROT.READ);
+    if (readOnly || this.#readOnlyPatched) this.#protect(PROT.READ);
+    this.#readOnlyPatched = readOnly;
     const u64 = this.#u64;
     const long = test.bitness === 64;
     u64.set(test.gpr, Block.GPR / 8);
@@ -211,11 +216,6 @@ export class NativeCpu implements OracleCpu {
     outcome.selectors[3] = u16[Block.DS_OUT / 2];
     if (!long) for (let i = 0; i < 16; i++) outcome.gpr[i] &= 0xffffffffn;
     this.#code.fill(INT3, at, at + test.code.length);
-    if (readOnly) {
-      this.#protect(PROT.READ | PROT.WRITE);
-      this.#data.set(dataTemplate.subarray(DATA_WRITABLE), DATA_WRITABLE);
-      this.#protect(PROT.READ);
-    }
     return outcome;
   }
 }
