@@ -44,6 +44,8 @@ export class Draft {
   addressing: ReadonlySet<number> = new Set();
   /** Whether the instruction has a REX prefix, once the operands are chosen. */
   rex = false;
+  /** A branch target that is not canonical was chosen. */
+  badTarget = false;
   rexW = false;
 
   constructor(

@@ -89,11 +89,7 @@ function varyAddressSize(form: Form, random: Random): Form {
 }
 
 /** One case of a form. */
-export function generate(
-  variant: Form,
-  random: Random,
-  lowMemory: boolean,
-): CpuCase {
+export function generate(variant: Form, random: Random, lowMemory: boolean): CpuCase {
   const form = varyAddressSize(variant, random);
   const { row, bitness } = form;
   const entry = entryAddress(row, random);
