@@ -5,13 +5,13 @@
  * Some registers hold pointers into the data pages all along and nothing writes to them; the rest hold values.
  */
 import { type EncodedOperand, encodeThroughBase } from "./addressing.js";
-import { NOTHING_UNDEFINED, type Trial } from "./campaign.js";
+import type { Trial } from "./campaign.js";
 import { type Bitness, CODE_BASE, type CpuCase, DATA_BASE, PAGE, type Random } from "./cpu-case.js";
 import { Draft } from "./draft.js";
 import { chooseRex, encode } from "./encoder.js";
 import type { Form } from "./forms.js";
 import { chooseImmediates, chooseRegisters, usesFx } from "./generator.js";
-import { ARITHMETIC_FLAGS, type Undefined, undefinedAfter } from "./undefined.js";
+import { ARITHMETIC_FLAGS, nothingUndefined, type Undefined, undefinedAfter } from "./undefined.js";
 import { fxImage, integer } from "./values.js";
 
 /** RBP, RSI, RDI and R12–R15. */
@@ -49,7 +49,7 @@ const isGeneral = (text: string) => /^[EGR]/.test(text);
 class BlockBuilder {
   readonly code: number[] = [];
   readonly gpr = new BigUint64Array(16);
-  readonly undefined: Undefined = { ...NOTHING_UNDEFINED, gpr: new Map() };
+  readonly undefined: Undefined = nothingUndefined();
   readonly registers: { pointers: readonly number[]; values: readonly number[] };
   fx = false;
 

@@ -24,15 +24,6 @@ export interface Failure {
   readonly list: readonly Difference[];
 }
 
-export const NOTHING_UNDEFINED: Undefined = {
-  flags: 0,
-  fsw: 0,
-  gpr: new Map(),
-  memory: [],
-  everything: false,
-  tolerance: "none",
-};
-
 /** The single-step trap, after an instruction. */
 const DEBUG = 1;
 

@@ -76,9 +76,10 @@ export function differences(test: CpuCase, native: Outcome, soft: Outcome, maske
   if (masked.everything) return list;
   if (native.vector === soft.vector) {
     // Linux reports every fault in its own half as "present" (arch/x86/mm/fault.c, sanitize_error_code).
-    const hidden = native.vector === PF && native.cr2 >= KERNEL_HALF ? PF_PRESENT : 0;
+    const vague = masked.faultAddress || native.cr2 >= KERNEL_HALF;
+    const hidden = native.vector === PF && vague ? PF_PRESENT : 0;
     add("error code", hex(native.errorCode | hidden), hex(soft.errorCode | hidden));
-    add("CR2", hex(native.cr2), hex(soft.cr2));
+    if (!masked.faultAddress) add("CR2", hex(native.cr2), hex(soft.cr2));
   }
   add("rip", hex(native.rip), hex(soft.rip));
   const registers = test.bitness === 64 ? 16 : 8;
@@ -117,6 +118,7 @@ function compareFx(
 ): void {
   add("FCW", hex(word(native, Fx.FCW)), hex(word(soft, Fx.FCW)));
   const fswCare = ~(masked.fsw & CONDITION_CODES);
+  if (masked.x87) native = withX87Of(native, soft);
   add("FSW", hex(word(native, Fx.FSW) & fswCare & 0xffff), hex(word(soft, Fx.FSW) & fswCare & 0xffff));
   add("FTW", hex(native[Fx.FTW]), hex(soft[Fx.FTW]));
   add("MXCSR", hex(word(native, Fx.MXCSR)), hex(word(soft, Fx.MXCSR)));
@@ -134,6 +136,14 @@ function compareFx(
     if (masked.tolerance === "approximate" && nearSingles(a, b)) continue;
     add(`xmm${i}`, bytesText(a), bytesText(b));
   }
+}
+
+/** An image with the registers, tags and status word of another. */
+function withX87Of(fx: Uint8Array, other: Uint8Array): Uint8Array {
+  const copy = fx.slice();
+  copy.set(other.subarray(Fx.FSW, Fx.FOP), Fx.FSW);
+  copy.set(other.subarray(Fx.ST, Fx.XMM), Fx.ST);
+  return copy;
 }
 
 /** Two units in the last place: each processor may be off by one. */

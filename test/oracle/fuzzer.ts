@@ -1,13 +1,13 @@
 /** The fuzzer: cases of every form in turn, and blocks, on the host's CPU and on ours. */
 import { BlockGenerator } from "./blocks.js";
-import { Campaign, type Failure, NOTHING_UNDEFINED, type Trial } from "./campaign.js";
+import { Campaign, type Failure, type Trial } from "./campaign.js";
 import { Random } from "./cpu-case.js";
 import type { Form } from "./forms.js";
 import { generate } from "./generator.js";
 import { NativeCpu } from "./native-cpu.js";
 import { SoftCpu } from "./soft-cpu.js";
 import { BLOCK_ROWS, comparedForms } from "./tables.js";
-import { undefinedAfter } from "./undefined.js";
+import { undefinedAfter, undefinedAtFault } from "./undefined.js";
 
 export class Fuzzer {
   readonly campaign: Campaign;
@@ -36,7 +36,7 @@ export class Fuzzer {
     const trials: Trial[] = [];
     for (let i = 0; i < count; i++) {
       const test = generate(form, this.random, this.#lowMemory);
-      trials.push({ test, masked: undefinedAfter(form, test), maskedAtFault: NOTHING_UNDEFINED });
+      trials.push({ test, masked: undefinedAfter(form, test), maskedAtFault: undefinedAtFault(form) });
     }
     return this.campaign.run(trials, limit);
   }

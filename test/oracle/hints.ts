@@ -16,6 +16,9 @@ const RBP = 5;
 const RSI = 6;
 const RDI = 7;
 
+/** MXCSR.MM, which only AMD's processors have. */
+const MISALIGNED_SSE = 1 << 17;
+
 const MASK: Record<number, bigint> = { 1: 0xffn, 2: 0xffffn, 4: 0xffffffffn, 8: 0xffffffffffffffffn };
 
 export interface Hint {
@@ -326,7 +329,7 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^LDMXCSR$/,
     after: (d) =>
-      d.patchInteger(d.target, BigInt(d.random.chance(0.9) ? mxcsr(d.random) : d.random.u32()), 4),
+      d.patchInteger(d.target, BigInt(d.random.chance(0.9) ? mxcsr(d.random) : (d.random.u32() & ~MISALIGNED_SSE) >>> 0), 4),
   },
   {
     mnemonics: /^FLDCW$/,
@@ -337,7 +340,7 @@ export const HINTS: readonly Hint[] = [
     after: (d) => {
       const image = fxImage(d.random);
       // Reserved bits of MXCSR are #GP.
-      if (d.random.chance(0.1)) image[Fx.MXCSR + 2] = 1 << d.random.below(8);
+      if (d.random.chance(0.1)) image[Fx.MXCSR + 2] = 1 << (2 + d.random.below(6));
       d.patch(d.target, image);
     },
   },

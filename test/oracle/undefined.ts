@@ -26,6 +26,10 @@ export interface Undefined {
   fsw: number;
   /** General registers: bits not compared, by register number. */
   gpr: Map<number, bigint>;
+  /** CR2 and the error code's P bit, where an access of many parts may meet any of its pages first. */
+  faultAddress: boolean;
+  /** x87 registers, tags and TOP. */
+  x87: boolean;
   /** Bytes of the memory operand: [offset, length]. */
   memory: (readonly [number, number])[];
   /** The case says nothing: not compared at all. */
@@ -139,15 +143,32 @@ const SPECIAL: readonly (readonly [RegExp, (form: Form, test: CpuCase, out: Unde
   ],
 ];
 
-export function undefinedAfter(form: Form, test: CpuCase): Undefined {
-  const out: Undefined = {
+export function nothingUndefined(): Undefined {
+  return {
     flags: 0,
     fsw: 0,
     gpr: new Map(),
+    faultAddress: false,
+    x87: false,
     memory: [],
     everything: false,
     tolerance: "none",
   };
+}
+
+/** After a fault: the instruction was not done, so hardly anything. */
+export function undefinedAtFault(form: Form): Undefined {
+  const out = nothingUndefined();
+  const { mnemonic } = form.row;
+  // Many accesses, in an order that is each processor's own.
+  out.faultAddress = /^(F(XSAVE|XRSTOR|NSAVE|RSTOR|NSTENV|LDENV)|MASKMOVQ|MASKMOVDQU)$/.test(mnemonic);
+  // AMD's processors are in MMX mode by the time the store faults.
+  out.x87 = mnemonic === "MASKMOVQ";
+  return out;
+}
+
+export function undefinedAfter(form: Form, test: CpuCase): Undefined {
+  const out = nothingUndefined();
   const { mnemonic } = form.row;
   for (const [pattern, flags] of FLAGS) if (pattern.test(mnemonic)) out.flags |= flags;
   for (const [pattern, apply] of SPECIAL) if (pattern.test(mnemonic)) apply(form, test, out);
