@@ -14,9 +14,10 @@ import {
   type Segment,
   type Vcpu,
 } from "../../src/hypervisor/seam.js";
-import { createSoftVm } from "../../src/hypervisor/soft/vm.js";
+import { createSoftVm, softArenaBytes } from "../../src/hypervisor/soft/provider.js";
 import { Clock } from "../../src/memory/clock.js";
 import { GuestMemory, gpa } from "../../src/memory/guest-memory.js";
+import { alignUp } from "../../src/memory/layout.js";
 import { SharedMemory } from "../../src/memory/shared-memory.js";
 import { StateAllocator } from "../../src/memory/state-allocator.js";
 import { Timers } from "../../src/memory/timers.js";
@@ -62,7 +63,9 @@ const LOW_PAGES = 0x30000;
 const RAM_SIZE = 0x200000;
 const PT_LOW = 0x40000;
 const KERNEL = 0x40000000;
-const STATE_SIZE = 64 << 20;
+/** The VM's own state, after a first page that nothing uses. */
+const STATE_START = 0x10000;
+const STATE_SIZE = alignUp(STATE_START + softArenaBytes(1), 0x10000);
 
 /** Page-table entry bits (SDM vol. 3A, table 4-20). */
 const PTE = { P: 1n, W: 2n, U: 4n, PS: 1n << 7n, NX: 1n << 63n } as const;
@@ -74,6 +77,7 @@ const TSS_SELECTOR = 0x40;
 const GDT_LIMIT = 0x7f;
 const IDT_VECTORS = 256;
 const TSS_LIMIT = 0x67;
+const TSS_IO_MAP = 0x66;
 const PF = 14;
 
 /** Descriptors at the places where Linux has them (arch/x86/include/asm/segment.h), so that selectors mean the same. */
@@ -131,20 +135,20 @@ export class SoftCpu implements OracleCpu {
 
   constructor(readonly lowMemory: boolean) {
     const shared = SharedMemory.create(STATE_SIZE + RAM_SIZE);
-    const allocator = new StateAllocator(shared, 0x10000, STATE_SIZE);
-    this.#memory = new GuestMemory(shared, [
-      {
-        slot: 0,
-        guestPhysical: gpa(0),
-        size: RAM_SIZE,
-        offset: STATE_SIZE,
-        readonly: false,
-        logDirty: false,
-      },
-    ]);
+    const allocator = new StateAllocator(shared, STATE_START, STATE_SIZE);
+    const slot = {
+      slot: 0,
+      guestPhysical: gpa(0),
+      size: RAM_SIZE,
+      offset: STATE_SIZE,
+      readonly: false,
+      logDirty: false,
+    };
+    this.#memory = new GuestMemory(shared, [slot]);
     const clock = Clock.start();
     const timers = new Timers(shared, allocator, clock);
     const vm = createSoftVm(shared, allocator, this.#memory, timers, clock, { cpus: 1, create: true });
+    vm.setMemorySlot(slot);
     this.vcpu = vm.vcpu(0);
     this.#buildTables();
     this.#initialState();
@@ -186,6 +190,8 @@ export class SoftCpu implements OracleCpu {
     for (const [selector, descriptor] of DESCRIPTORS) put(GDT + selector, descriptor);
     put(GDT + TSS_SELECTOR, 0x00008b0000000000n | descriptorBase(KERNEL + TSS) | BigInt(TSS_LIMIT));
     put(TSS + 4, BigInt(KERNEL + STACK_TOP));
+    // No I/O permission bitmap.
+    this.#memory.writeU16(gpa(TSS + TSS_IO_MAP), TSS_LIMIT + 1);
     for (let vector = 0; vector < IDT_VECTORS; vector++) {
       const stub = STUBS + STUB_SIZE * vector;
       const user = vector === 3 || vector === 4 ? GATE_DPL3 : 0;
