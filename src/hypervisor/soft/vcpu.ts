@@ -219,7 +219,7 @@ export class SoftVcpu implements Vcpu {
       }
       s.leave = Leave.NONE;
       const stepping =
-        (s.eflags & (Eflags.TF | Eflags.RF)) !== 0 ||
+        (s.eflags & Eflags.TF) !== 0 ||
         s.shadow !== 0 ||
         s.mmioCount !== 0 ||
         s.ioPending !== 0 ||
@@ -230,6 +230,8 @@ export class SoftVcpu implements Vcpu {
         if (reason !== undefined) return this.#leave(reason);
         continue;
       }
+      // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
+      s.eflags &= ~Eflags.RF;
       parts.wasm.enter(s.address);
       const reason = this.#left(parts);
       if (reason !== undefined) return this.#leave(reason);
@@ -309,6 +311,8 @@ export class SoftVcpu implements Vcpu {
     s.shadow = 0;
     s.mmioCount = 0;
     s.mmioIndex = 0;
+    // Faults are delivered with RF set, so that the instruction does not meet its breakpoint again (SDM vol. 3B, 18.3.1.1).
+    if (vector !== Vector.DB) s.eflags |= Eflags.RF;
     for (;;) {
       const code = HAS_ERROR_CODE.has(vector) && pushesErrorCode(s) ? errorCode : FAULT_NO_ERROR_CODE;
       try {

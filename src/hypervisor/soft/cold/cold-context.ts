@@ -177,10 +177,10 @@ export class ColdContext implements InstrContext {
       this.write(i, next);
       return [old, next];
     }
-    return this.updateAt(asOperandSize(this.operands[i].size), this.address(i), change);
+    return this.#updateAt(asOperandSize(this.operands[i].size), this.address(i), change);
   }
 
-  updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
+  #updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
     const { f } = this;
     this.#noteWrite(va);
     const at = f.local("i32");

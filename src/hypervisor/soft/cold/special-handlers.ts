@@ -29,8 +29,14 @@ export const Special = {
   /** Segmented: `r1` segment number, `r2` bytes and kind of access as segmentLinear takes them. */
   EA_SEGMENT32: 10,
   EA_SEGMENT16: 11,
-  COUNT: 12,
+  /** BT and its kin: as EA64 and EA_SEGMENT32, plus what a register counts in bits; see BitOffset. */
+  EA_BITS: 12,
+  EA_SEGMENT_BITS: 13,
+  COUNT: 14,
 } as const;
+
+/** `link` of a bit offset's record: offset of the register in the state, operand size and address size in bytes. */
+const BitOffset = { register: 0xffff, size: 16, addressSize: 24 } as const;
 
 export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
   const { module } = runtime;
@@ -69,6 +75,20 @@ export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
     f.if(load32(cpu, O.leave), () => f.return());
     next(f, cpu, rec);
   };
+  /** Whole operands up or down from the register's bit number, and the sum cut to the address size (SDM vol. 2, BT). */
+  const bitOffset = (f: FunctionBuilder, cpu: I32, rec: I32): I64 => {
+    const link = f.let(load32(rec, Rec.link));
+    const size = f.let(link.shrU(BitOffset.size).and(0xff).toI64U());
+    const unused = f.let(I64.const(64).sub(size.shl(3)));
+    const index = load64(cpu.add(link.and(BitOffset.register)))
+      .shl(unused)
+      .shrS(unused);
+    const bytes = index.shrS(3).and(size.neg());
+    const addressBits = link.shrU(BitOffset.addressSize).shl(3).toI64U();
+    // 64 − addressBits: a shift count below 64 in every case.
+    const cut = f.let(I64.const(64).sub(addressBits));
+    return f.let(offset(cpu, rec).add(bytes).shl(cut).shrU(cut));
+  };
   const handlers: Record<Exclude<keyof typeof Special, "COUNT">, FuncRef> = {
     STALE: handler("stale", leave(Leave.DECODE)),
     UNDEFINED: handler("undefinedOpcode", fault(Vector.UD, -1)),
@@ -85,6 +105,18 @@ export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
     EA16: handler("ea16", flat(0xffffn)),
     EA_SEGMENT32: handler("eaSegment32", segmented(0xffffffffn)),
     EA_SEGMENT16: handler("eaSegment16", segmented(0xffffn)),
+    EA_BITS: handler("eaBits", (f, cpu, rec) => {
+      const at = bitOffset(f, cpu, rec);
+      f.store64(cpu, at.add(load64(cpu.add(load16U(rec, Rec.r1)))), O.ea);
+      next(f, cpu, rec);
+    }),
+    EA_SEGMENT_BITS: handler("eaSegmentBits", (f, cpu, rec) => {
+      const at = bitOffset(f, cpu, rec);
+      const linear = f.call(runtime.segmentLinear, cpu, rec, load16U(rec, Rec.r1), at, load16U(rec, Rec.r2));
+      f.store64(cpu, linear, O.ea);
+      f.if(load32(cpu, O.leave), () => f.return());
+      next(f, cpu, rec);
+    }),
   };
   const table: FuncRef[] = [];
   for (const [name, f] of Object.entries(handlers)) table[Special[name as keyof typeof Special]] = f;

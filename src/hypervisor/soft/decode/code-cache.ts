@@ -184,6 +184,7 @@ export class CodeCache {
     if (decoder.hasMemory) {
       const plain =
         mode === CodeMode.LONG64 &&
+        decoder.row.bitOffset !== true &&
         decoder.addressSize === 8 &&
         decoder.index === O.zero &&
         (decoder.segment < Seg.FS || decoder.row.noSegment === true) &&
@@ -255,6 +256,10 @@ export class CodeCache {
       u16[h + (Rec.r1 >>> 1)] = decoder.segment;
       u16[h + (Rec.r2 >>> 1)] =
         Math.min(Math.max(decoder.memoryBytes, 1), 255) | (decoder.writesMemory ? AccessKind.WRITE << 8 : 0);
+    }
+    if (row.bitOffset === true) {
+      u32[i] = flat ? Special.EA_BITS : Special.EA_SEGMENT_BITS;
+      u32[i + (Rec.link >>> 2)] = decoder.registers[1] | (decoder.memoryBytes << 16) | (addressSize << 24);
     }
     return at + RECORD_SIZE;
   }

@@ -100,7 +100,12 @@ export const xadd: Definition = (x) => {
 export const cmpxchg: Definition = (x) => {
   const source = x.read(1);
   const accumulator = x.gpr(0, x.size);
-  const [old] = x.update(0, (value) => choose(value.eq(accumulator), source, value));
+  let old: Int;
+  if (x.operands[0].kind === "reg") {
+    // A register that differs is not written at all: a 32-bit one keeps its upper half.
+    old = x.read(0);
+    x.f.if(old.eq(accumulator), () => x.write(0, source));
+  } else [old] = x.update(0, (value) => choose(value.eq(accumulator), source, value));
   // Written only where they differ, so that a 32-bit compare that succeeds keeps RAX's upper half.
   x.f.if(old.ne(accumulator), () => x.setGpr(0, old, x.size));
   flagsSub(x, accumulator, old, x.f.let(truncate(accumulator.sub(old), x.size)));

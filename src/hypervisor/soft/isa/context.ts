@@ -69,8 +69,6 @@ export interface InstrContext {
   write(i: number, value: Int): void;
   /** Read, change, write operand `i`; `change` gets the old value and gives the new one. LOCK makes it atomic. Gives [old, new]. */
   update(i: number, change: (old: Int) => Int): [Int, Int];
-  /** `update` of `size` bytes of memory at linear address `address`. */
-  updateAt(size: OperandSize, address: I64, change: (old: Int) => Int): [Int, Int];
   /** Linear address of memory operand `i` (i64), or its effective address for LEA. */
   address(i: number): I64;
   /** The immediate as stored in the record, sign-extended to 64 bits. */

@@ -1,6 +1,6 @@
 /** Control transfer (SDM vol. 1, 7.3.8) and instructions about time and interrupts that need no TypeScript. */
-import { Eflags, O, Vector } from "../vcpu-state.js";
-import { I32, type Int } from "../wasm/expr.js";
+import { Eflags, O, Seg, Vector } from "../vcpu-state.js";
+import { I32, type I64, type Int } from "../wasm/expr.js";
 import type { Definition, InstrContext } from "./context.js";
 import { constant } from "./flags.js";
 import { virtualWithoutIopl3 } from "./transfer.js";
@@ -18,16 +18,30 @@ export const call: Definition = (x) => {
   x.branch();
 };
 
-export const jmpIndirect: Definition = (x) => x.jump(x.read(0).toI64U());
+/** #GP at the branch where its target is not canonical or beyond CS's limit (SDM vol. 2, JMP, CALL, RET). */
+const checkTarget = (x: InstrContext, target: I64) => {
+  const bad = x.long
+    ? target.shl(16).shrS(16).ne(target)
+    : target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
+  x.faultIf(bad, Vector.GP, 0);
+};
+
+export const jmpIndirect: Definition = (x) => {
+  const target = x.f.let(x.read(0).toI64U());
+  checkTarget(x, target);
+  x.jump(target);
+};
 
 export const callIndirect: Definition = (x) => {
-  const target = x.read(0).toI64U();
+  const target = x.f.let(x.read(0).toI64U());
+  checkTarget(x, target);
   pushNextRip(x);
   x.jump(target);
 };
 
 export const ret: Definition = (x) => {
-  const target = x.peek(x.size).toI64U();
+  const target = x.f.let(x.peek(x.size).toI64U());
+  checkTarget(x, target);
   if (x.operands.length > 0) x.addSp(x.read(0).toI64U().add(x.size));
   else x.addSp(x.size);
   x.jump(target);

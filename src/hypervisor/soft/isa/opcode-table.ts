@@ -28,6 +28,8 @@ export interface OpcodeOptions {
   modal?: boolean;
   /** The memory operand is an address only (LEA) or a hint: no segment base, no segment checks. */
   noSegment?: boolean;
+  /** Operand 1 is a register that counts bits from the memory operand on, beyond its size (BT with a register). */
+  bitOffset?: boolean;
   /** The definition uses `x.addressSize`. */
   addressed?: boolean;
   /** Takes REP/REPE/REPNE. */

@@ -180,26 +180,17 @@ function doubleShift(left: boolean): Definition {
 export const shld = doubleShift(true);
 export const shrd = doubleShift(false);
 
-/** BT, BTS, BTR, BTC: CF is the bit; `change` gives the new operand from the old and a mask. */
+/**
+ * BT, BTS, BTR, BTC: CF is the bit; `change` gives the new operand from the old and a mask. The address of a memory operand
+ * already counts what a register index reaches beyond the operand (`bitOffset` in the opcode table).
+ */
 function bitTest(change: ((old: Int, mask: Int) => Int) | undefined): Definition {
   return (x) => {
-    const { f } = x;
     const index = x.read(1);
-    const low = f.let(index.and(bits(x) - 1));
+    const low = x.f.let(index.and(bits(x) - 1));
     const one = index.like(1);
-    const [destination, source] = x.operands;
     let old: Int;
-    if (destination.kind === "mem" && source.kind === "reg") {
-      // A register index reaches beyond the operand: whole operands up or down (SDM vol. 2, BT).
-      const units = signed(index, x.size)
-        .toI64S()
-        .shrS(Math.log2(bits(x)));
-      const address = f.let(x.address(0).add(units.shl(Math.log2(x.size))));
-      old =
-        change === undefined
-          ? x.load(x.size, address)
-          : x.updateAt(x.size, address, (value) => truncate(change(value, one.shl(low)), x.size))[0];
-    } else if (change === undefined) old = x.read(0);
+    if (change === undefined) old = x.read(0);
     else [old] = x.update(0, (value) => truncate(change(value, one.shl(low)), x.size));
     x.setFlags({ cf: old.shrU(low).and(1) });
   };

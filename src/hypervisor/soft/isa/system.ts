@@ -179,11 +179,10 @@ export const bound: Definition = (x) => {
 export const arpl: Definition = (x) => {
   requireProtected(x);
   const source = x.read(1);
-  const [old] = x.update(0, (value) => {
-    const lower = value.and(3).ltU(source.and(3));
-    return value.and(~3).or(source.and(3)).toI32().select(lower, value.toI32());
-  });
+  const old = x.read(0);
   const adjusted = x.f.let(old.and(3).ltU(source.and(3)));
+  // Memory that need not change may be read-only, as on processors.
+  x.f.if(adjusted, () => x.write(0, old.and(~3).or(source.and(3))));
   x.setFlags({ zero: adjusted.eqz().toI64U() });
 };
 

@@ -1,0 +1,64 @@
+/**
+ * Every form of every opcode table's row against the host's own CPU. `NLKT_FUZZ_CASES` sets the cases a form (200),
+ * `NLKT_FUZZ_SEED` the seed (1); `npm run fuzz:isa` runs longer.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { reportAll } from "./campaign.js";
+import { exclusion } from "./exclusions.js";
+import { describeForm, formsOf } from "./forms.js";
+import { Fuzzer } from "./fuzzer.js";
+import { nativeUnavailable } from "./native-cpu.js";
+import { TABLES } from "./tables.js";
+
+const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 200);
+const SEED = Number(process.env.NLKT_FUZZ_SEED ?? 1);
+const BLOCKS = 20 * CASES;
+/** Failures told of in full, one a form. */
+const TOLD = 10;
+
+const unavailable = nativeUnavailable();
+const fuzzer = unavailable === undefined ? new Fuzzer(SEED) : undefined;
+
+for (const [name, rows] of Object.entries(TABLES)) {
+  test(`${name} instructions against the host's CPU`, { skip: unavailable ?? false }, () => {
+    const own = new Set(rows);
+    const failures = fuzzer!.forms
+      .filter((form) => own.has(form.row))
+      .flatMap((form) => fuzzer!.form(form, CASES));
+    assert.equal(
+      failures.length,
+      0,
+      `${failures.length} forms differ:\n${reportAll(failures.slice(0, TOLD))}`,
+    );
+  });
+}
+
+test("random blocks and loops against the host's CPU", { skip: unavailable ?? false }, () => {
+  const failures = fuzzer!.blocks(BLOCKS, TOLD);
+  assert.equal(failures.length, 0, reportAll(failures));
+});
+
+test("every row of every table is compared or says why not", () => {
+  const silent = Object.values(TABLES)
+    .flat()
+    .filter((row) => {
+      const forms = formsOf(row);
+      return forms.length === 0 || forms.some((form) => exclusion(form) === "");
+    });
+  assert.deepEqual(
+    silent.map((row) => `${row.encoding} ${row.mnemonic}`),
+    [],
+  );
+});
+
+test("most cases run to their end", { skip: unavailable ?? false }, () => {
+  // Random operands that nearly always fault would test nothing else.
+  const { cases, completed } = fuzzer!.campaign;
+  assert.ok(completed > 0.7 * cases, `${completed} of ${cases}`);
+  const excluded = Object.values(TABLES)
+    .flat()
+    .flatMap(formsOf)
+    .filter((form) => exclusion(form) !== undefined);
+  assert.ok(excluded.length < 0.1 * fuzzer!.forms.length, excluded.map(describeForm).join("\n"));
+});
