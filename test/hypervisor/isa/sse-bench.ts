@@ -57,7 +57,8 @@ export function run(instruction: BenchInstruction, setup: Setup): Outcome {
   state.mxcsr = setup.mxcsr ?? 0x1f80;
   bench.immediate = setup.imm ?? 0;
   const wide = instruction.row.operands.some((c) => isVector(c.method));
-  const place = (n: number, value: Uint8Array) => (wide ? xmm(n) : mmx(n)).set(value.subarray(0, wide ? 16 : 8));
+  const place = (n: number, value: Uint8Array) =>
+    (wide ? xmm(n) : mmx(n)).set(value.subarray(0, wide ? 16 : 8));
   place(FIRST, setup.a);
   place(SECOND, setup.b);
   new Uint8Array(bench.operand.buffer, bench.operand.byteOffset, 16).set(setup.b);

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Cr4, Vector } from "../../../src/hypervisor/soft/vcpu-state.js";
-import { find, fromDwords, fromQwords, dword, hex, qword, run } from "./sse-bench.js";
+import { dword, find, fromDwords, fromQwords, hex, qword, run } from "./sse-bench.js";
 
 const IE = 1;
 const DE = 2;
