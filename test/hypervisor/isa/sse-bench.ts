@@ -55,7 +55,7 @@ export function run(instruction: BenchInstruction, setup: Setup): Outcome {
   const { state } = bench;
   state.cr4 = BigInt(setup.cr4 ?? Cr4.OSFXSR | Cr4.OSXMMEXCPT);
   state.mxcsr = setup.mxcsr ?? 0x1f80;
-  bench.immediate = setup.imm ?? 0;
+  bench.immediate = ((setup.imm ?? 0) << 24) >> 24;
   const wide = instruction.row.operands.some((c) => isVector(c.method));
   const place = (n: number, value: Uint8Array) =>
     (wide ? xmm(n) : mmx(n)).set(value.subarray(0, wide ? 16 : 8));

@@ -299,8 +299,8 @@ const CONTROL: readonly OpcodeRow[] = [
   op("NP 0F AE /5 reg", "LFENCE", "", cache.fence),
   op("NP 0F AE /6 reg", "MFENCE", "", cache.fence),
   op("NP 0F AE /7 reg", "SFENCE", "", cache.fence),
-  op("NP 0F F7", "MASKMOVQ", "Pq,Nq", cache.mmxMaskedStore, { addressed: true }),
-  op("66 0F F7", "MASKMOVDQU", "Vx,Ux", cache.maskedStore, { addressed: true }),
+  op("NP 0F F7", "MASKMOVQ", "Pq,Nq", cache.mmxMaskedStore, { addressed: true, modal: true }),
+  op("66 0F F7", "MASKMOVDQU", "Vx,Ux", cache.maskedStore, { addressed: true, modal: true }),
 ];
 
 export const SSE_OPCODES: readonly OpcodeRow[] = [
