@@ -1,17 +1,15 @@
 /** Cache control and ordering, the masked byte stores, and MXCSR (SDM vol. 1, 10.4.6, 10.2.3 and 11.6.6). */
+import { MXCSR_WRITABLE } from "../fpu/x87-environment.js";
 import { Gpr, O, Vector } from "../vcpu-state.js";
 import { atomicFence, I32, type V128 } from "../wasm/expr.js";
 import { lane, test, v } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
 import { enterMmx, readMmx, requireMmx } from "./mmx.js";
 
-/** Bits of MXCSR that may be set, as MXCSR_MASK reports them: all of 15–0, DAZ among them. */
-export const MXCSR_MASK = 0xffff;
-
 export const ldmxcsr: Definition = (x) => {
   x.requireSse();
   const value = x.read(0) as I32;
-  x.faultIf(value.and(~MXCSR_MASK), Vector.GP, 0);
+  x.faultIf(value.and(~MXCSR_WRITABLE), Vector.GP, 0);
   x.setField32(O.mxcsr, value);
 };
 export const stmxcsr: Definition = (x) => {
