@@ -329,7 +329,11 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^LDMXCSR$/,
     after: (d) =>
-      d.patchInteger(d.target, BigInt(d.random.chance(0.9) ? mxcsr(d.random) : (d.random.u32() & ~MISALIGNED_SSE) >>> 0), 4),
+      d.patchInteger(
+        d.target,
+        BigInt(d.random.chance(0.9) ? mxcsr(d.random) : (d.random.u32() & ~MISALIGNED_SSE) >>> 0),
+        4,
+      ),
   },
   {
     mnemonics: /^FLDCW$/,
