@@ -48,6 +48,8 @@ export const MXCSR_RC_ZERO = Rounding.ZERO << Mxcsr.RC_SHIFT;
 export const Target = { F80_24: 0, F80_RESERVED: 1, F80_53: 2, F80: 3, F32: 4, F64: 5 } as const;
 export const TARGET_SHIFT = 16;
 const TARGET_BITS = 7;
+/** Control word for exact 80-bit results. */
+export const EXACT_F80 = Target.F80 << TARGET_SHIFT;
 /** Bit of the control word for x87 stores to memory: an unmasked overflow or underflow is reported without PE. */
 export const CONTROL_STORE = 1 << 19;
 

@@ -8,19 +8,9 @@
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
-import { FpFlag, Mxcsr, raise, Target, withTarget } from "./control.js";
-import {
-  coreAdd,
-  coreCompare,
-  coreDiv,
-  coreFromInt,
-  coreMul,
-  corePack,
-  coreRoundInt,
-  coreSqrt,
-  coreToInt,
-  Relation,
-} from "./core.js";
+import { EXACT_F80, FpFlag, Mxcsr, raise, Target, withTarget } from "./control.js";
+import { coreAdd, coreCompare, coreDiv, coreMul, corePack, coreSqrt, Relation } from "./core.js";
+import { coreFromInt, coreRoundInt, coreToInt } from "./core-integer.js";
 import { i32, i64, sharedFunction, type Use } from "./define.js";
 import { BIAS80, INFINITE, TOP_BIT } from "./round.js";
 
@@ -215,7 +205,7 @@ export const f80ToInt = sharedFunction(
 
 /** A signed integer, exact. */
 export const f80FromInt = sharedFunction("f80_from_int", ["i32", "i64"], "i64", (f, use, cpu, value) => {
-  f.returnCall(use(coreFromInt), cpu, value, i32(Target.F80 << 16));
+  f.returnCall(use(coreFromInt), cpu, value, i32(EXACT_F80));
 });
 
 interface Narrow {

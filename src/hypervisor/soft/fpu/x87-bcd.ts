@@ -2,8 +2,8 @@
 
 import { O } from "../vcpu-state.js";
 import { load32 } from "../wasm/expr.js";
-import { FpFlag, raise, Target } from "./control.js";
-import { coreFromInt, coreToInt } from "./core.js";
+import { EXACT_F80, FpFlag, raise } from "./control.js";
+import { coreFromInt, coreToInt } from "./core-integer.js";
 import { i32, i64, sharedFunction } from "./define.js";
 import { needsNanResult, Operand, setExponent, unpack80 } from "./f80.js";
 
@@ -30,7 +30,7 @@ export const f80FromBcd = sharedFunction(
       f.set(count, count.get.sub(1));
       f.brIf(start, count.get);
     });
-    const m = f.let(f.call(use(coreFromInt), cpu, value.get, i32(Target.F80 << 16)));
+    const m = f.let(f.call(use(coreFromInt), cpu, value.get, i32(EXACT_F80)));
     // Zero has a sign, too.
     setExponent(f, cpu, load32(cpu, O.fpExp).or(high.and(0x8000)));
     f.return(m);

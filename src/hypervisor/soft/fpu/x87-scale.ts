@@ -2,16 +2,16 @@
 
 import { O } from "../vcpu-state.js";
 import { type I32, load32 } from "../wasm/expr.js";
-import { controlOfFcw, FpFlag, raise, Target, withTarget } from "./control.js";
-import { coreFromInt, corePack, divide128 } from "./core.js";
+import { controlOfFcw, EXACT_F80, FpFlag, raise, Target, withTarget } from "./control.js";
+import { corePack, divide128, isInfinite } from "./core.js";
+import { coreFromInt } from "./core-integer.js";
 import { i32, i64, sharedFunction } from "./define.js";
 import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, unpack80 } from "./f80.js";
 import { BIAS80, INFINITE, round, Special, special } from "./round.js";
 import { Fsw, fcwOf, raiseIfFull, readSt, setCodes, x87Set, x87SetTwo } from "./x87-stack.js";
 
-const isInfinite = (x: I32): I32 => x.shrS(1).eq(INFINITE);
 /** Exact results: rounding does nothing but find underflow. */
-const FULL = i32(Target.F80 << 16);
+const FULL = i32(EXACT_F80);
 /** Beyond this a scale factor overflows or underflows everything. */
 const SCALE_LIMIT = 0x10000;
 

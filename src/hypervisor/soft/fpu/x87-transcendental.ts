@@ -8,19 +8,19 @@ import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { fpAngle } from "./arctangent.js";
-import { controlOfFcw, FpFlag, raise, Target, withTarget } from "./control.js";
+import { controlOfFcw, EXACT_F80, FpFlag, raise, Target, withTarget } from "./control.js";
+import { isInfinite } from "./core.js";
 import { i32, i64, multiply64, sharedFunction, type Use, wide } from "./define.js";
 import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, setExponent, unpack80 } from "./f80.js";
 import { fpExp2Minus1, fpLog2, fpLog2Plus1 } from "./logarithm.js";
-import { BIAS80, INFINITE, round, Special, special, TOP_BIT } from "./round.js";
+import { BIAS80, round, Special, special, TOP_BIT } from "./round.js";
 import { exponentOf, fpCos, fpSin, fpTan, xOf } from "./trigonometry.js";
 import { Fsw, fcwOf, popStack, raiseIfFull, readSt, x87Commit, x87Set, x87SetTwo } from "./x87-stack.js";
 
-const FULL = i32(Target.F80 << 16);
+const FULL = i32(EXACT_F80);
 /** Arguments of this exponent and above are out of range (SDM vol. 1, 8.1.3.2, C2). */
 const RANGE = 63;
 
-const isInfinite = (x: I32): I32 => x.shrS(1).eq(INFINITE);
 /** The rounding control, for a result of full precision. */
 const controlOf = (f: FunctionBuilder, cpu: I32): I32 =>
   f.let(withTarget(controlOfFcw(fcwOf(cpu)), Target.F80));

@@ -1,6 +1,7 @@
 /** x87 arithmetic, comparison and transcendental instructions (SDM vol. 1, 8.3.5–8.3.7). */
 import { f80FromF32, f80FromF64, f80FromInt } from "../fpu/f80.js";
 import { x87Add, x87Compare, x87CompareFlags, x87Div, x87Mul, x87Sub } from "../fpu/x87-basic.js";
+import { x87Remainder } from "../fpu/x87-scale.js";
 import type { StackOperand } from "../fpu/x87-stack.js";
 import { O } from "../vcpu-state.js";
 import { I32, I64, load32 } from "../wasm/expr.js";
@@ -147,4 +148,13 @@ export const whole =
     begin(x);
     notePointers(x);
     x.f.drop(x.f.call(x.shared(operation), x.cpu));
+  };
+
+/** FPREM, FPREM1. */
+export const remainder =
+  (nearest: boolean): Definition =>
+  (x) => {
+    begin(x);
+    notePointers(x);
+    x.f.drop(x.f.call(x.shared(x87Remainder), x.cpu, I32.const(nearest ? 1 : 0)));
   };

@@ -4,7 +4,7 @@
  */
 import { Fcw } from "../fpu/control.js";
 import type { StackOperand } from "../fpu/x87-stack.js";
-import { popStack, readSt } from "../fpu/x87-stack.js";
+import { Fsw, popStack, readSt } from "../fpu/x87-stack.js";
 import { Cr0, O, Vector } from "../vcpu-state.js";
 import { I32, type I64, load32 } from "../wasm/expr.js";
 import type { InstrContext } from "./context.js";
@@ -39,3 +39,18 @@ export function popUnless(x: InstrContext, blocked: I32, pops = 1): void {
 /** Exceptions in fpFlags that are unmasked and among `blocking`. */
 export const unmaskedAmong = (x: InstrContext, blocking: number): I32 =>
   x.f.let(load32(x.cpu, O.fpFlags).and(load32(x.cpu, O.fcw).and(Fcw.MASKS).not()).and(blocking));
+
+export const clearC1 = (x: InstrContext) => x.setField32(O.fsw, x.field32(O.fsw).and(~Fsw.C1));
+
+const PAGE = 4096;
+
+/** Before several stores: within one page the first of them faults or none. */
+export function probeIfCrossing(x: InstrContext, address: I64, bytes: number): void {
+  x.f.if(
+    address
+      .toI32()
+      .and(PAGE - 1)
+      .gtU(PAGE - bytes),
+    () => x.probeWrite(address, bytes),
+  );
+}
