@@ -58,6 +58,11 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
 
   /** Linear-memory address of the map from guest-physical pages to linear memory (mmu/phys-map). */
   physMap: "u32",
+  /** Linear-memory address of the arrival counters of the hot tier (u16 each), and the count that makes code hot. */
+  hotCounters: "u32",
+  hotThreshold: "u32",
+  /** Handlers from this number on are the hot tier's. */
+  hotFirst: "u32",
   /** Not zero while data accesses must not be cached in the TLB: watchpoints, or alignment checks (see dtlb). */
   noFill: "u32",
   /** Not zero: an interrupt was found while IF was clear; who sets IF leaves to the dispatcher. */
@@ -203,10 +208,12 @@ export const Leave = {
   MMIO: 6,
   /** A single-stepped instruction ended; RIP is the next one's. */
   STEP: 7,
+  /** Code at RIP became hot: leaveDetail is its record. */
+  HOT: 8,
 } as const;
 
 /** Bits of `poll`. */
-export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4 } as const;
+export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8 } as const;
 
 /** Bits of `requests`. */
 export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16, FLUSH_CODE: 32 } as const;
@@ -239,7 +246,11 @@ export const FTLB_OFFSET = TLB_OFFSET + DTLB_SETS * DTLB_BYTES;
 /** Records for single instructions: stepping, page crossings. */
 export const SCRATCH_RECORDS_OFFSET = FTLB_OFFSET + 2 * FTLB_BYTES;
 export const SCRATCH_RECORDS = 64;
-export const VCPU_BYTES = SCRATCH_RECORDS_OFFSET + SCRATCH_RECORDS * 32;
+export const HOT_COUNTERS_OFFSET = SCRATCH_RECORDS_OFFSET + SCRATCH_RECORDS * 32;
+export const HOT_COUNTERS = 8192;
+/** A threshold that no counter reaches: the hot tier is off. */
+export const NEVER_HOT = 0x10000;
+export const VCPU_BYTES = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
 
 /** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
 export const PHYS_PAGES = 2 << 20;

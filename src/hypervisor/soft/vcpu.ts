@@ -22,6 +22,7 @@ import {
 import { instantiateEngine, makeDecoder } from "./cold/engine.js";
 import { CodeCache } from "./decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
+import { HotTier } from "./hot/hot-tier.js";
 import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import type { SoftVm } from "./provider.js";
@@ -51,7 +52,9 @@ import {
   FAULT_NO_ERROR_CODE,
   FTLB_ENTRIES,
   Ftlb,
+  HOT_COUNTERS_OFFSET,
   Leave,
+  NEVER_HOT,
   O,
   PhysFlag,
   Poll,
@@ -67,6 +70,9 @@ import {
 } from "./vcpu-state.js";
 
 const PAGE = 4096;
+/** How often a branch in a page is taken, or a jump arrives, until its target is translated. */
+const HOT_BRANCHES = 500;
+const HOT_ARRIVALS = 500;
 /** DR6: a single step (BS). */
 const DR6_BS = 1n << 14n;
 /** KVM_INTERNAL_ERROR_EMULATION. */
@@ -123,8 +129,11 @@ export class SoftVcpu implements Vcpu {
   static powerUp(s: VcpuState, memory: SharedMemory, id: number): void {
     const { physMap } = s;
     memory.u8.fill(0, s.address, s.address + VCPU_STATE.size);
-    memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + VCPU_BYTES);
+    memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + HOT_COUNTERS_OFFSET);
+    memory.u8.fill(0, s.address + HOT_COUNTERS_OFFSET, s.address + VCPU_BYTES);
     s.physMap = physMap;
+    s.hotCounters = s.address + HOT_COUNTERS_OFFSET;
+    s.hotThreshold = NEVER_HOT;
     registers.resetRegisters(s);
     s.mpState = id === 0 ? MpState.RUNNABLE : MpState.UNINITIALIZED;
     updateMode(s, memory);
@@ -146,24 +155,37 @@ export class SoftVcpu implements Vcpu {
     const codeWritten = (page: number, offset: number, bytes: number) => {
       const index = (s.physMap >>> 2) + page;
       if ((memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0) Atomics.or(memory.u32, index, PhysFlag.DIRTY);
-      cache.written(page, offset, bytes);
+      if (cache.written(page, offset, bytes))
+        Atomics.or(memory.i32, (s.address + O.poll) >>> 2, Poll.STALE_CODE);
     };
-    const wasm = instantiateEngine(memory, {
+    const engine = instantiateEngine(memory, {
       mmioLoad: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, false),
       mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
       clock: () => clock.now(),
     });
+    const wasm = engine.exports;
+    let hot: HotTier | undefined;
     cache = new CodeCache(
       memory,
       decoder,
       place.codeStart,
       place.codeEnd,
       s.physMap,
-      () => wasm.flushTlb(s.address),
+      () => {
+        wasm.flushTlb(s.address);
+        hot?.flushed();
+      },
       (linearPage) => wasm.flushWrites(s.address, linearPage | 0),
     );
+    if (this.vm.options.tier !== "cold") {
+      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, engine.env);
+      cache.onInvalidate = (page) => hot?.pageInvalidated(page);
+      cache.hotBranches = HOT_BRANCHES;
+      s.hotThreshold = HOT_ARRIVALS;
+      s.hotFirst = hot.first;
+    }
     const access = new GuestAccess(memory, s, wasm, codeWritten);
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
@@ -193,7 +215,7 @@ export class SoftVcpu implements Vcpu {
       startRip: 0n,
       modeChanged: () => updateMode(s, memory),
     };
-    return { decoder, cache, wasm, access, segments, interrupts, control, msrs, ports, context };
+    return { decoder, cache, hot, wasm, access, segments, interrupts, control, msrs, ports, context };
   }
 
   // --- the loop ---
@@ -259,6 +281,8 @@ export class SoftVcpu implements Vcpu {
         return this.#operation(parts);
       case Leave.CROSS:
         return this.#step(parts);
+      case Leave.HOT:
+        return this.#becameHot(parts);
       case Leave.MMIO:
         s.rip = this.#recordRip();
         return ExitReason.MMIO;
@@ -389,6 +413,19 @@ export class SoftVcpu implements Vcpu {
     this.#memory.u32[(entry + Ftlb.codePage) >>> 2] = codePage;
     this.#memory.u32[(entry + Ftlb.flags) >>> 2] = flags;
     return undefined;
+  }
+
+  /** Translate the code at RIP, whose record the counters named. */
+  #becameHot(parts: Parts): undefined {
+    const s = this.#s;
+    if (s.codeMode !== CodeMode.LONG64) return;
+    const kind = AccessKind.FETCH | parts.access.userKind;
+    if (parts.wasm.walk(s.address, BigInt.asIntN(64, s.rip), kind) !== 0) return;
+    const physicalAddress = Number(s.walkPhysical);
+    const page = Math.floor(physicalAddress / PAGE);
+    const offset = physicalAddress % PAGE;
+    const record = parts.cache.knownRecord(page, offset, s.codeMode);
+    if (record !== 0 && record === s.leaveDetail) parts.hot?.translate(page, offset, record);
   }
 
   /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */
@@ -822,6 +859,7 @@ export class SoftVcpu implements Vcpu {
 interface Parts {
   readonly decoder: InstructionDecoder;
   readonly cache: CodeCache;
+  readonly hot: HotTier | undefined;
   readonly wasm: ColdExports;
   readonly access: GuestAccess;
   readonly segments: Segments;

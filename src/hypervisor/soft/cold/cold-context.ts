@@ -71,9 +71,9 @@ export class ColdContext implements InstrContext {
   readonly lock: boolean;
   readonly rep: "none" | "rep" | "repne";
   readonly args: readonly number[];
-  readonly #registers: (I32 | undefined)[] = [];
-  #memoryAddress: I64 | undefined;
-  #ended = false;
+  protected readonly registers: (I32 | undefined)[] = [];
+  protected memoryAddress: I64 | undefined;
+  protected ended = false;
   /** Whether the definition writes its memory operand: known when it has run. */
   writesMemory = false;
 
@@ -92,25 +92,27 @@ export class ColdContext implements InstrContext {
     this.lock = form.lock;
     this.rep = form.rep;
     this.args = form.args;
-    // Made here, at the function's top level, so that it holds on every path.
-    if (form.operands.some((operand) => operand.kind === "mem")) {
-      this.#memoryAddress = f.let(
-        load64(cpu.add(load16U(rec, Rec.base))).add(load32(rec, Rec.disp).toI64S()),
-      );
+  }
+
+  /** To be called before the definition, at the function's top level, so that what it computes holds on every path. */
+  begin(): void {
+    const { f, cpu, rec } = this;
+    if (this.operands.some((operand) => operand.kind === "mem")) {
+      this.memoryAddress = f.let(load64(cpu.add(load16U(rec, Rec.base))).add(load32(rec, Rec.disp).toI64S()));
     }
-    form.operands.forEach((operand, i) => {
-      if (operand.kind === "reg") this.#registers[i] = f.let(cpu.add(load16U(rec, REGISTER_FIELD[i])));
+    this.operands.forEach((operand, i) => {
+      if (operand.kind === "reg") this.registers[i] = f.let(cpu.add(load16U(rec, REGISTER_FIELD[i])));
     });
   }
 
   /** To be called after the definition: what it leaves open goes on with the next instruction. */
   finish(): void {
-    if (!this.#ended) this.next();
+    if (!this.ended) this.next();
   }
 
   /** The path ends here; at the top level, so does the definition. */
-  #end(): void {
-    if (this.f.depth === 0) this.#ended = true;
+  protected end(): void {
+    if (this.f.depth === 0) this.ended = true;
   }
 
   shared<P extends readonly ValType[], R extends ValType | undefined>(
@@ -122,16 +124,16 @@ export class ColdContext implements InstrContext {
   // --- operands ---
 
   registerAddress(i: number): I32 {
-    const register = this.#registers[i];
+    const register = this.registers[i];
     if (register === undefined) throw new Error(`operand ${i} is no register`);
     return register;
   }
 
   address(i: number): I64 {
-    if (this.operands[i].kind !== "mem" || this.#memoryAddress === undefined) {
+    if (this.operands[i].kind !== "mem" || this.memoryAddress === undefined) {
       throw new Error(`operand ${i} is no memory`);
     }
-    return this.#memoryAddress;
+    return this.memoryAddress;
   }
 
   immediate(): I64 {
@@ -158,12 +160,12 @@ export class ColdContext implements InstrContext {
 
   write(i: number, value: Int): void {
     const { kind, size } = this.operands[i];
-    if (kind === "reg") this.#setRegister(this.registerAddress(i), asOperandSize(size), value);
+    if (kind === "reg") this.setRegister(this.registerAddress(i), asOperandSize(size), value);
     else if (kind === "mem") this.store(asOperandSize(size), this.address(i), value);
     else throw new Error(`operand ${i} cannot be written`);
   }
 
-  #setRegister(address: I32, size: OperandSize, value: Int): void {
+  protected setRegister(address: I32, size: OperandSize, value: Int): void {
     if (size === 1) this.f.store8(address, value);
     else if (size === 2) this.f.store16(address, value);
     else if (size === 4) this.f.store64(address, value.toI32().toI64U());
@@ -177,21 +179,21 @@ export class ColdContext implements InstrContext {
       this.write(i, next);
       return [old, next];
     }
-    return this.#updateAt(asOperandSize(this.operands[i].size), this.address(i), change);
+    return this.updateAt(asOperandSize(this.operands[i].size), this.address(i), change);
   }
 
-  #updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
+  protected updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
     const { f } = this;
-    this.#noteWrite(va);
+    this.noteWrite(va);
     const at = f.local("i32");
-    this.#probe(
+    this.probe(
       va,
       size,
       Dtlb.writeTag,
       (hit) => f.set(at, hit),
       () => {
         f.set(at, f.call(this.runtime.slowRmw, this.cpu, this.rec, va, I32.const(size)));
-        this.#leaveIfAsked();
+        this.leaveIfAsked();
       },
     );
     const old = f.local(size === 8 ? "i64" : "i32");
@@ -204,7 +206,7 @@ export class ColdContext implements InstrContext {
           const info = I32.const(size | (AccessKind.WRITE << 8));
           const value = f.call(this.runtime.slowLoad, this.cpu, this.rec, va, info);
           f.set(old, (size === 8 ? value : value.toI32()) as never);
-          this.#leaveIfAsked();
+          this.leaveIfAsked();
         },
       );
       f.set(result, change(old.get) as never);
@@ -225,7 +227,7 @@ export class ColdContext implements InstrContext {
         },
         () => {
           f.callVoid(this.runtime.slowStore, this.cpu, this.rec, va, I32.const(size), result.get.toI64U());
-          this.#leaveIfAsked();
+          this.slowStoreDone();
         },
       );
     };
@@ -240,7 +242,7 @@ export class ColdContext implements InstrContext {
     return this.f.let(loadInt(size, this.cpu, gprOffset(n)));
   }
   setGpr(n: number, value: Int, size: OperandSize = 8): void {
-    this.#setRegister(this.cpu.add(gprOffset(n)), size, value);
+    this.setRegister(this.cpu.add(gprOffset(n)), size, value);
   }
   field32(offset: number): I32 {
     return this.f.let(load32(this.cpu, offset));
@@ -273,7 +275,7 @@ export class ColdContext implements InstrContext {
     this.f.storeV128(this.cpu, value, xmmOffset(n));
   }
 
-  #trap(field: number): void {
+  protected trap(field: number): void {
     const trap = load32(this.cpu, field);
     this.f.if(trap, () => {
       this.f.if(
@@ -284,19 +286,19 @@ export class ColdContext implements InstrContext {
     });
   }
   requireSse(): void {
-    this.#trap(O.sseTrap);
+    this.trap(O.sseTrap);
   }
   requireFpu(): void {
-    this.#trap(O.fpuTrap);
+    this.trap(O.fpuTrap);
   }
   requireMmx(): void {
-    this.#trap(O.mmxTrap);
+    this.trap(O.mmxTrap);
   }
 
   // --- memory ---
 
   /** Emit a TLB probe of `bytes` at `va`: `hit` gets the linear-memory address. */
-  #probe(va: I64, bytes: number, tag: number, hit: (at: I32) => void, miss: () => void): void {
+  protected probe(va: I64, bytes: number, tag: number, hit: (at: I32) => void, miss: () => void): void {
     const { f } = this;
     const entry = f.let(
       load32(this.cpu, O.dtlb).add(
@@ -314,14 +316,24 @@ export class ColdContext implements InstrContext {
     );
   }
 
-  #leaveIfAsked(): void {
-    this.f.if(load32(this.cpu, O.leave), () => this.f.return());
+  protected leaveIfAsked(): void {
+    this.f.if(load32(this.cpu, O.leave), () => this.leave());
   }
 
-  #load(size: OperandSize, va: I64, kind: number): Int {
+  /** Leave guest code: `state.leave` says why. */
+  protected leave(): void {
+    this.f.return();
+  }
+
+  /** After a store on the slow path, which may have left, or have changed code. */
+  protected slowStoreDone(): void {
+    this.leaveIfAsked();
+  }
+
+  protected loadKind(size: OperandSize, va: I64, kind: number): Int {
     const { f } = this;
     const value = f.local(size === 8 ? "i64" : "i32");
-    this.#probe(
+    this.probe(
       va,
       size,
       Dtlb.readTag,
@@ -329,16 +341,16 @@ export class ColdContext implements InstrContext {
       () => {
         const slow = f.call(this.runtime.slowLoad, this.cpu, this.rec, va, I32.const(size | (kind << 8)));
         f.set(value, (size === 8 ? slow : slow.toI32()) as never);
-        this.#leaveIfAsked();
+        this.leaveIfAsked();
       },
     );
     return value.get;
   }
 
-  #store(size: OperandSize, va: I64, value: Int, kind: number): void {
+  protected storeKind(size: OperandSize, va: I64, value: Int, kind: number): void {
     const { f } = this;
     const fixed = f.let(value);
-    this.#probe(
+    this.probe(
       va,
       size,
       Dtlb.writeTag,
@@ -352,40 +364,40 @@ export class ColdContext implements InstrContext {
           I32.const(size | (kind << 8)),
           fixed.toI64U(),
         );
-        this.#leaveIfAsked();
+        this.slowStoreDone();
       },
     );
   }
 
   load(size: OperandSize, address: I64): Int {
-    return this.#load(size, this.f.let(address), 0);
+    return this.loadKind(size, this.f.let(address), 0);
   }
-  #noteWrite(address: I64): void {
-    if (address === this.#memoryAddress) this.writesMemory = true;
+  protected noteWrite(address: I64): void {
+    if (address === this.memoryAddress) this.writesMemory = true;
   }
 
   store(size: OperandSize, address: I64, value: Int): void {
-    this.#noteWrite(address);
-    this.#store(size, this.f.let(address), value, 0);
+    this.noteWrite(address);
+    this.storeKind(size, this.f.let(address), value, 0);
   }
 
-  #checkAligned(va: I64, aligned: boolean): void {
+  protected checkAligned(va: I64, aligned: boolean): void {
     if (aligned) this.faultIf(va.toI32().and(15), Vector.GP, 0);
   }
 
   loadVector(address: I64, aligned = false): V128 {
     const { f } = this;
     const va = f.let(address);
-    this.#checkAligned(va, aligned);
+    this.checkAligned(va, aligned);
     const value = f.local("v128");
-    this.#probe(
+    this.probe(
       va,
       16,
       Dtlb.readTag,
       (at) => f.set(value, loadV128(at)),
       () => {
         f.callVoid(this.runtime.slowLoadBytes, this.cpu, this.rec, va, I32.const(16));
-        this.#leaveIfAsked();
+        this.leaveIfAsked();
         f.set(value, loadV128(this.cpu, O.scratch));
       },
     );
@@ -394,11 +406,11 @@ export class ColdContext implements InstrContext {
 
   storeVector(address: I64, value: V128, aligned = false): void {
     const { f } = this;
-    this.#noteWrite(address);
+    this.noteWrite(address);
     const va = f.let(address);
     const fixed = f.let(value);
-    this.#checkAligned(va, aligned);
-    this.#probe(
+    this.checkAligned(va, aligned);
+    this.probe(
       va,
       16,
       Dtlb.writeTag,
@@ -406,34 +418,34 @@ export class ColdContext implements InstrContext {
       () => {
         f.storeV128(this.cpu, fixed, O.scratch);
         f.callVoid(this.runtime.slowStoreBytes, this.cpu, this.rec, va, I32.const(16));
-        this.#leaveIfAsked();
+        this.slowStoreDone();
       },
     );
   }
 
   probeWrite(address: I64, bytes: number): void {
-    this.#noteWrite(address);
+    this.noteWrite(address);
     this.f.callVoid(this.runtime.slowProbeWrite, this.cpu, this.rec, address, I32.const(bytes));
-    this.#leaveIfAsked();
+    this.leaveIfAsked();
   }
 
-  #segmentLinear(seg: I32, offset: I64, bytes: number, write: boolean): I64 {
+  protected segmentLinear(seg: I32, offset: I64, bytes: number, write: boolean): I64 {
     const { f } = this;
     const info = I32.const(bytes | (write ? AccessKind.WRITE << 8 : 0));
     const linear = f.let(f.call(this.runtime.segmentLinear, this.cpu, this.rec, seg, offset, info));
-    this.#leaveIfAsked();
+    this.leaveIfAsked();
     return linear;
   }
 
   linear(seg: number, offset: I64, bytes: number, write: boolean): I64 {
-    if (!this.long) return this.#segmentLinear(I32.const(seg), offset, bytes, write);
+    if (!this.long) return this.segmentLinear(I32.const(seg), offset, bytes, write);
     if (seg !== Seg.FS && seg !== Seg.GS) return offset;
     return this.f.let(offset.add(load64(this.cpu, O.segBase + 8 * seg)));
   }
 
   linearDataSegment(offset: I64, bytes: number, write = false): I64 {
     const seg = this.number(2);
-    if (!this.long) return this.#segmentLinear(seg, offset, bytes, write);
+    if (!this.long) return this.segmentLinear(seg, offset, bytes, write);
     // In 64-bit mode the decoder stores FS, GS, or LDTR for "no base".
     return this.f.let(
       offset.add(load64(this.cpu.add(seg.shl(3)), O.segBase).select(seg.and(~1).eq(Seg.FS), I64.const(0))),
@@ -442,27 +454,27 @@ export class ColdContext implements InstrContext {
 
   // --- stack ---
 
-  #stackLinear(offset: I64, bytes: number, write: boolean): I64 {
+  protected stackLinear(offset: I64, bytes: number, write: boolean): I64 {
     if (this.long) return this.f.let(offset);
     const masked = this.f.let(offset.and(load64(this.cpu, O.spMask)));
-    return this.#segmentLinear(I32.const(Seg.SS), masked, bytes, write);
+    return this.segmentLinear(I32.const(Seg.SS), masked, bytes, write);
   }
 
   push(size: OperandSize, ...values: Int[]): void {
     const { f } = this;
     const sp = this.gpr(4) as I64;
     const fixed = values.map((value) => f.let(value));
-    const addresses = fixed.map((_, i) => this.#stackLinear(sp.sub((i + 1) * size), size, true));
+    const addresses = fixed.map((_, i) => this.stackLinear(sp.sub((i + 1) * size), size, true));
     if (values.length > 1) for (const address of addresses) this.probeWrite(address, size);
     fixed.forEach((value, i) => {
-      this.#store(size, addresses[i], value, AccessKind.STACK);
+      this.storeKind(size, addresses[i], value, AccessKind.STACK);
     });
     this.addSp(-size * values.length);
   }
 
   peek(size: OperandSize, depth = 0): Int {
     const sp = this.gpr(4) as I64;
-    return this.#load(size, this.#stackLinear(sp.add(depth * size), size, false), AccessKind.STACK);
+    return this.loadKind(size, this.stackLinear(sp.add(depth * size), size, false), AccessKind.STACK);
   }
 
   addSp(delta: I64 | number): void {
@@ -476,7 +488,7 @@ export class ColdContext implements InstrContext {
   }
 
   loadAtStackTop(size: OperandSize, sp: I64): Int {
-    return this.#load(size, this.#stackLinear(sp, size, false), AccessKind.STACK);
+    return this.loadKind(size, this.stackLinear(sp, size, false), AccessKind.STACK);
   }
 
   selector(i: number): I32 {
@@ -506,12 +518,12 @@ export class ColdContext implements InstrContext {
     return this.f.let(
       load32(this.cpu, O.eflags)
         .or(Eflags.FIXED)
-        .or(this.#flag("cf"))
-        .or(place(this.#flag("pf"), 2))
-        .or(place(this.#flag("af"), 4))
-        .or(place(this.#flag("zf"), 6))
-        .or(place(this.#flag("sf"), 7))
-        .or(place(this.#flag("of"), 11)),
+        .or(this.flagNow("cf"))
+        .or(place(this.flagNow("pf"), 2))
+        .or(place(this.flagNow("af"), 4))
+        .or(place(this.flagNow("zf"), 6))
+        .or(place(this.flagNow("sf"), 7))
+        .or(place(this.flagNow("of"), 11)),
     );
   }
 
@@ -542,6 +554,8 @@ export class ColdContext implements InstrContext {
     f.store32(cpu, cpu.add(TLB_OFFSET).add(mode.mul(DTLB_BYTES)), O.dtlb);
   }
 
+  settleFlags(): void {}
+
   setFlags({ cf, of, af, result, zero, signParity }: FlagUpdate): void {
     const { f, cpu } = this;
     const isZero = (flag: Int | undefined) => flag?.constant === 0n;
@@ -561,10 +575,10 @@ export class ColdContext implements InstrContext {
   }
 
   flag(name: FlagName): I32 {
-    return this.f.let(this.#flag(name));
+    return this.f.let(this.flagNow(name));
   }
 
-  #flag(name: FlagName): I32 {
+  protected flagNow(name: FlagName): I32 {
     const { cpu } = this;
     switch (name) {
       case "cf":
@@ -583,60 +597,71 @@ export class ColdContext implements InstrContext {
   }
 
   condition(code: number): I32 {
-    const base = this.#condition(code >> 1);
+    const base = this.conditionPair(code >> 1);
     return this.f.let((code & 1) !== 0 ? base.eqz() : base);
   }
 
-  #condition(pair: number): I32 {
+  protected conditionPair(pair: number): I32 {
     switch (pair) {
       case 0:
-        return this.#flag("of");
+        return this.flagNow("of");
       case 1:
-        return this.#flag("cf");
+        return this.flagNow("cf");
       case 2:
-        return this.#flag("zf");
+        return this.flagNow("zf");
       case 3:
-        return this.#flag("cf").or(this.#flag("zf"));
+        return this.flagNow("cf").or(this.flagNow("zf"));
       case 4:
-        return this.#flag("sf");
+        return this.flagNow("sf");
       case 5:
-        return this.#flag("pf");
+        return this.flagNow("pf");
       case 6:
-        return this.#flag("sf").ne(this.#flag("of"));
+        return this.flagNow("sf").ne(this.flagNow("of"));
       default:
-        return this.#flag("zf").or(this.#flag("sf").ne(this.#flag("of")));
+        return this.flagNow("zf").or(this.flagNow("sf").ne(this.flagNow("of")));
     }
   }
 
   // --- control ---
 
-  #dispatch(rec: I32): void {
+  protected dispatch(rec: I32): void {
     this.f.returnCallIndirect(this.runtime.handlerType, load32(rec, Rec.handler), this.cpu, rec);
   }
 
   branch(condition?: I32): void {
     const taken = () => {
       if (this.long) {
-        const link = this.f.let(load32(this.rec, Rec.link));
-        this.f.if(link.select(load32(this.cpu, O.poll).eqz(), 0), () => this.#dispatch(link));
-        this.f.returnCall(this.runtime.branchSlow, this.cpu, this.rec);
+        this.branchLinked();
         return;
       }
       this.jump(load64(this.cpu, O.pageRip).add(load64(this.rec, Rec.imm)));
     };
     if (condition === undefined) {
       taken();
-      this.#end();
+      this.end();
     } else {
       this.f.if(condition, taken);
     }
+  }
+
+  /** Along the record's link where it has one. Each way there counts down `disp` until the target is hot. */
+  protected branchLinked(): void {
+    const { f, rec } = this;
+    const link = f.let(load32(rec, Rec.link));
+    f.if(link.select(load32(this.cpu, O.poll).eqz(), 0), () => {
+      const left = f.let(load32(rec, Rec.disp).sub(1));
+      f.store32(rec, left, Rec.disp);
+      f.if(left, () => this.dispatch(link));
+      f.returnCall(this.runtime.hotBranch as unknown as FuncRef, this.cpu, rec);
+    });
+    f.returnCall(this.runtime.branchSlow, this.cpu, rec);
   }
 
   jump(target: I64): void {
     const mask = this.size === 2 ? 0xffff : 0xffffffff;
     const rip = this.long ? target : target.and(I64.const(mask));
     this.f.returnCall(this.runtime.jump, this.cpu, rip);
-    this.#end();
+    this.end();
   }
 
   rip(): I64 {
@@ -652,8 +677,9 @@ export class ColdContext implements InstrContext {
 
   fault(vector: number, errorCode?: number): void {
     const code = errorCode ?? FAULT_NO_ERROR_CODE;
-    this.f.returnCall(this.runtime.fault, this.cpu, this.rec, I32.const(vector), I32.const(code));
-    this.#end();
+    this.f.callVoid(this.runtime.fault, this.cpu, this.rec, I32.const(vector), I32.const(code));
+    this.leave();
+    this.end();
   }
 
   faultIf(condition: I32, vector: number, errorCode?: number): void {
@@ -673,8 +699,8 @@ export class ColdContext implements InstrContext {
     this.f.store32(this.cpu, this.rec, O.rec);
     this.f.store32(this.cpu, I32.const(detail), O.leaveDetail);
     this.f.store32(this.cpu, I32.const(Leave.SYSTEM), O.leave);
-    this.f.return();
-    this.#end();
+    this.leave();
+    this.end();
   }
 
   next(): void {
@@ -685,14 +711,14 @@ export class ColdContext implements InstrContext {
       this.cpu,
       rec,
     );
-    this.#end();
+    this.end();
   }
 
   nextThroughDispatcher(): void {
     this.f.store64(this.cpu, this.nextRip(), O.rip);
     this.f.store32(this.cpu, I32.const(Leave.POLL), O.leave);
-    this.f.return();
-    this.#end();
+    this.leave();
+    this.end();
   }
 
   pollAndRepeat(): void {
@@ -702,7 +728,7 @@ export class ColdContext implements InstrContext {
       O.rip,
     );
     this.f.store32(this.cpu, I32.const(Leave.POLL), O.leave);
-    this.f.return();
+    this.leave();
   }
 }
 

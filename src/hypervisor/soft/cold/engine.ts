@@ -28,9 +28,19 @@ export function makeDecoder(): InstructionDecoder {
   return new InstructionDecoder(engine().handlers);
 }
 
-export function instantiateEngine(memory: SharedMemory, imports: ColdImports): ColdExports {
+export interface Engine {
+  readonly exports: ColdExports;
+  readonly handlers: HandlerModule;
+  readonly table: WebAssembly.Table;
+  /** What a module of the hot tier imports. */
+  readonly env: WebAssembly.Imports[string];
+}
+
+export function instantiateEngine(memory: SharedMemory, imports: ColdImports): Engine {
   const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_TABLE_SIZE });
   const env = { memory: memory.memory, table, ...imports } as unknown as WebAssembly.Imports[string];
-  const instance = new WebAssembly.Instance(engine().module, { env });
-  return instance.exports as unknown as ColdExports;
+  const { handlers, module } = engine();
+  const instance = new WebAssembly.Instance(module, { env });
+  const exports = instance.exports as unknown as ColdExports;
+  return { exports, handlers, table, env: { ...env, ...instance.exports } as WebAssembly.Imports[string] };
 }

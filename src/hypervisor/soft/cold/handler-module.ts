@@ -58,6 +58,7 @@ export function buildHandlerModule(options: { names?: boolean } = {}): HandlerMo
         const f = module.declare(name, ["i32", "i32"]);
         module.define(f, (builder, cpu, rec) => {
           const context = new ColdContext(module, runtime, builder, cpu, rec, form);
+          context.begin();
           row.definition(context);
           context.finish();
           writesMemory = context.writesMemory;

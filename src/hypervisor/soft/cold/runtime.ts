@@ -14,10 +14,12 @@ import {
   FAULT_NO_ERROR_CODE,
   FTLB_ENTRIES,
   Ftlb,
+  HOT_COUNTERS,
   Leave,
   MmuMode,
   O,
   PhysFlag,
+  RECORD_SIZE,
   Rec,
   Seg,
   TLB_FLAG_MASK,
@@ -57,6 +59,9 @@ export class Runtime {
   readonly fault: FuncRef<readonly ["i32", "i32", "i32", "i32"], undefined>;
   readonly lookup: FuncRef<readonly ["i32", "i64"], "i32">;
   readonly jump: FuncRef<readonly ["i32", "i64"], undefined>;
+  /** (cpu, rec): to a record of the current page, as `jump` goes to an address. */
+  readonly arrive: FuncRef<readonly ["i32", "i32"], undefined>;
+  readonly hotBranch: FuncRef<readonly ["i32", "i32"], undefined>;
   readonly branchSlow: FuncRef<readonly ["i32", "i32"], undefined>;
   readonly translate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
   readonly slowLoad: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i64">;
@@ -89,6 +94,20 @@ export class Runtime {
     this.lookup = this.#defineLookup();
     this.jump = this.#defineJump();
     this.branchSlow = this.#defineBranchSlow();
+    this.arrive = module.func("arrive", ["i32", "i32"], undefined, (f, cpu, rec) => {
+      f.store64(cpu, recordRip(cpu, rec), O.rip);
+      f.if(load32(cpu, O.poll), () => {
+        f.store32(cpu, I32.const(Leave.POLL), O.leave);
+        f.return();
+      });
+      this.#count(f, cpu, rec);
+      this.#dispatch(f, cpu, rec);
+    });
+    this.hotBranch = module.func("hotBranch", ["i32", "i32"], undefined, (f, cpu, rec) => {
+      f.store64(cpu, load64(cpu, O.pageRip).add(load64(rec, Rec.imm)), O.rip);
+      f.store32(cpu, load32(rec, Rec.link), O.leaveDetail);
+      f.store32(cpu, I32.const(Leave.HOT), O.leave);
+    });
     this.translate = this.#defineTranslate();
     this.#fill = this.#defineFill();
     this.#copyFromPhysical = this.#defineCopyFromPhysical();
@@ -111,6 +130,8 @@ export class Runtime {
     const declared = this.module.declare(maker.name, maker.params, maker.result);
     this.#shared.set(maker.name, declared as unknown as FuncRef);
     this.module.define(declared as unknown as FuncRef, (f) => maker.body(f, (g) => this.shared(g)));
+    // The hot tier's modules import it.
+    this.module.export(declared as unknown as FuncRef);
     return declared as FuncRef<P, R>;
   }
 
@@ -143,6 +164,30 @@ export class Runtime {
     f.returnCallIndirect(this.handlerType, load32(rec, Rec.handler), cpu, rec);
   }
 
+  /** Count an arrival at `rec`; one that makes it hot leaves for the translator. Counters are shared by hash. */
+  #count(f: FunctionBuilder, cpu: I32, rec: I32): void {
+    f.if(load32(rec, Rec.handler).ltU(load32(cpu, O.hotFirst)), () => this.#countCold(f, cpu, rec));
+  }
+
+  #countCold(f: FunctionBuilder, cpu: I32, rec: I32): void {
+    const counter = f.let(
+      load32(cpu, O.hotCounters).add(
+        rec
+          .shrU(Math.log2(RECORD_SIZE))
+          .and(HOT_COUNTERS - 1)
+          .shl(1),
+      ),
+    );
+    const count = f.let(load16U(counter).add(1));
+    f.store16(counter, count);
+    f.if(count.eq(load32(cpu, O.hotThreshold)), () => {
+      f.store16(counter, I32.const(0));
+      f.store32(cpu, rec, O.leaveDetail);
+      f.store32(cpu, I32.const(Leave.HOT), O.leave);
+      f.return();
+    });
+  }
+
   #defineJump() {
     return this.module.func("jump", ["i32", "i64"], undefined, (f, cpu, rip) => {
       f.store64(cpu, rip, O.rip);
@@ -151,7 +196,10 @@ export class Runtime {
         f.return();
       });
       const rec = f.let(f.call(this.lookup, cpu, rip));
-      f.if(rec, () => this.#dispatch(f, cpu, rec));
+      f.if(rec, () => {
+        this.#count(f, cpu, rec);
+        this.#dispatch(f, cpu, rec);
+      });
       f.store32(cpu, I32.const(Leave.DECODE), O.leave);
     });
   }
@@ -168,6 +216,7 @@ export class Runtime {
       const target = f.let(f.call(this.lookup, cpu, rip));
       f.if(target, () => {
         f.if(load64(rec, Rec.imm).ltU(PAGE), () => f.store32(rec, target, Rec.link));
+        this.#count(f, cpu, target);
         this.#dispatch(f, cpu, target);
       });
       f.store32(cpu, I32.const(Leave.DECODE), O.leave);
@@ -465,6 +514,14 @@ export class Runtime {
       ),
     );
     for (const exported of [
+      this.fault,
+      this.jump,
+      this.arrive,
+      this.branchSlow,
+      this.slowLoad,
+      this.slowStore,
+      this.slowRmw,
+      this.segmentLinear,
       this.walks.walk,
       this.translate,
       this.slowLoadBytes,

@@ -27,6 +27,10 @@ interface PageCode {
 export class CodeCache {
   readonly #pages = new Map<number, PageCode>();
   #next: number;
+  /** How often a linked branch is taken until its target is hot; 0: never. */
+  hotBranches = 0;
+  /** Told of a page whose records went stale. */
+  onInvalidate: (page: number) => void = () => {};
   /** Instructions decoded since the start. */
   decoded = 0;
   /** Times that all was thrown away because the arena was full. */
@@ -212,6 +216,7 @@ export class CodeCache {
     }
     u8[at + Rec.length] = decoder.length;
     if (decoder.relative) {
+      u32[i + (Rec.disp >>> 2)] = this.hotBranches;
       // Relative to pageRip: what follows the instruction, plus the displacement.
       const target = offset + decoder.length + decoder.immLow;
       i32[i + (Rec.imm >>> 2)] = target | 0;
@@ -264,17 +269,39 @@ export class CodeCache {
     return at + RECORD_SIZE;
   }
 
-  /** `length` bytes at `offset` of guest-physical page `page` were written. */
-  written(page: number, offset: number, length: number): void {
+  /** First record of the instruction at byte `offset` of a page in `mode`; decoded now if it was not. 0: cannot be had. */
+  recordAt(page: number, offset: number, mode: number): number {
     const code = this.#pages.get(page);
-    if (code === undefined) return;
+    if (code === undefined || code.codePages[mode] === 0) return 0;
+    const slot = (code.codePages[mode] + CodePage.index + 4 * offset) >>> 2;
+    if (this.memory.u32[slot] === 0 && this.#next + RUN_BYTES <= this.end) this.decodeRun(page, offset, mode);
+    return this.memory.u32[slot];
+  }
+
+  /** As `recordAt`, of what is decoded already. */
+  knownRecord(page: number, offset: number, mode: number): number {
+    const codePage = this.#pages.get(page)?.codePages[mode] ?? 0;
+    return codePage === 0 ? 0 : this.memory.u32[(codePage + CodePage.index + 4 * offset) >>> 2];
+  }
+
+  /** Byte offset in linear memory of guest-physical page `page`. */
+  linearPage(page: number): number {
+    return (this.memory.u32[this.#mapIndex(page)] & ~0xfff) >>> 0;
+  }
+
+  /** `length` bytes at `offset` of guest-physical page `page` were written; true where decoded code went stale. */
+  written(page: number, offset: number, length: number): boolean {
+    const code = this.#pages.get(page);
+    if (code === undefined) return false;
     const last = Math.min(offset + length, PAGE) - 1;
     for (let chunk = offset >> CHUNK_SHIFT; chunk <= last >> CHUNK_SHIFT; chunk++) {
       if (code.chunks[chunk] !== 0) {
         this.#invalidate(code);
-        return;
+        this.onInvalidate(page);
+        return true;
       }
     }
+    return false;
   }
 
   #invalidate(code: PageCode): void {

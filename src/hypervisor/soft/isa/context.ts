@@ -34,6 +34,8 @@ export interface FlagUpdate {
   zero?: I64;
   /** i64: SF is bit 63, PF the parity of the low byte. */
   signParity?: I64;
+  /** The flags are all those of a − b: for conditions that can compare these instead. */
+  compare?: { a: Int; b: Int; size: OperandSize };
 }
 
 export type FlagName = "cf" | "pf" | "af" | "zf" | "sf" | "of";
@@ -144,6 +146,8 @@ export interface InstrContext {
   /** EFLAGS.AC changed at CPL 0: use the TLB for it. */
   selectSupervisorTlb(eflags: I32): void;
   setFlags(flags: FlagUpdate): void;
+  /** To be called, outside of any condition, before `setFlags` is used on some paths of a definition only. */
+  settleFlags(): void;
   /** 0 or 1. */
   flag(name: FlagName): I32;
   /** Condition code 0–15 as Jcc encodes it (SDM vol. 1, appendix B): 0 or not 0. */

@@ -61,6 +61,7 @@ export function flagsSub(x: InstrContext, a: Int, b: Int, r: Int, size = x.size)
     of: signBit(a.xor(b).and(a.xor(r)), size),
     af: a.xor(b).xor(r),
     result: r,
+    compare: { a, b, size },
   });
 }
 

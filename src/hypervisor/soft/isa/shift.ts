@@ -18,16 +18,25 @@ interface Shifted {
   rotate?: boolean;
 }
 
+/** Set flags where `count` is not zero; a count that is known decides here. */
+function whereNotZero(x: InstrContext, count: Int, set: () => void): void {
+  if (count.constant === undefined) {
+    x.settleFlags();
+    x.f.if(count.eqz().eqz(), set);
+  } else if (count.constant !== 0n) set();
+}
+
 /** `compute` gives result and flags for a count that is not zero; a count of zero changes no flag. */
 function shift(compute: (x: InstrContext, a: Int, count: Int) => Shifted): Definition {
   return (x) => {
     const count = shiftCount(x, 1);
-    let shifted: Shifted | undefined;
     const [a, r] = x.update(0, (old) => {
-      shifted = compute(x, x.f.let(old), count);
-      return choose(count.eqz(), old, truncate(shifted.result, x.size));
+      if (count.constant === 0n) return old;
+      const { result } = compute(x, x.f.let(old), count);
+      const shifted = truncate(result, x.size);
+      return count.constant === undefined ? choose(count.eqz(), old, shifted) : shifted;
     });
-    x.f.if(count.eqz().eqz(), () => {
+    whereNotZero(x, count, () => {
       const { cf, of, rotate } = compute(x, a, count);
       x.setFlags(rotate ? { cf, of } : { cf, of, af: I32.const(0), result: r });
     });
@@ -130,7 +139,7 @@ function rotateThroughCarry(left: boolean): Definition {
       return truncate(t.toI32(), x.size);
     };
     const [, r] = x.update(0, turn);
-    f.if(masked, () => {
+    whereNotZero(x, masked, () => {
       const of = left
         ? signBit(r, x.size).toI32().xor(cfOut.get)
         : signBit(r, x.size)
@@ -165,7 +174,7 @@ function doubleShift(left: boolean): Definition {
       return shifted;
     };
     const [a, r] = x.update(0, (old) => choose(count.eqz(), old, compute(old)));
-    f.if(count.eqz().eqz(), () => {
+    whereNotZero(x, count, () => {
       const cf = left
         ? x.size === 2
           ? wide(a).shl(32).or(wide(b).shl(16)).or(wide(a)).shl(wide(count)).shrU(48).toI32().and(1)

@@ -43,6 +43,7 @@ function repeated(
       element(x);
       return;
     }
+    if (options.compares === true) x.settleFlags();
     f.block((done) => {
       f.brIf(done, x.gpr(RCX, x.addressSize).eqz());
       f.loop((again) => {

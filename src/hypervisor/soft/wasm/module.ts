@@ -72,7 +72,8 @@ const VOID = 0x40;
 const UNREACHABLE = 0x00;
 
 export class FunctionBuilder {
-  readonly code = new ByteWriter(512);
+  code = new ByteWriter(512);
+  readonly #prologue = new ByteWriter(64);
   readonly params: readonly Local[];
   readonly #locals: ValType[] = [];
   #depth = 0;
@@ -90,6 +91,14 @@ export class FunctionBuilder {
   local<T extends ValType>(type: T): Local<T> {
     this.#locals.push(type);
     return new Local(this.type.params.length + this.#locals.length - 1, type);
+  }
+
+  /** What `body` writes comes before all other code, after what was put there before. */
+  atStart(body: () => void): void {
+    const { code } = this;
+    this.code = this.#prologue;
+    body();
+    this.code = code;
   }
 
   /** Evaluate `value` once, now; the result reads it. Constants stay constants. */
@@ -296,9 +305,11 @@ export class FunctionBuilder {
       head.u8(VAL_TYPE_CODE[type]);
     }
     const code = this.code.take();
-    const out = new ByteWriter(head.length + code.length + 8);
-    out.leb(head.length + code.length + 1);
+    const length = head.length + this.#prologue.length + code.length;
+    const out = new ByteWriter(length + 8);
+    out.leb(length + 1);
     out.bytes(head.take());
+    out.bytes(this.#prologue.take());
     out.bytes(code);
     out.u8(END);
     return out.take();
@@ -362,6 +373,12 @@ export class ModuleBuilder {
     const typeIndex = this.typeIndex(params, result === undefined ? [] : [result]);
     this.#defined.push({ name, typeIndex, body: undefined });
     return new FuncRef(name, this.#imports.length + this.#defined.length - 1, params, result as R);
+  }
+
+  /** Add a function whose body was written apart (FunctionBuilder.body); the last imports may be declared until then. */
+  add(name: string, params: readonly ValType[], results: readonly ValType[], body: Uint8Array): FuncRef {
+    this.#defined.push({ name, typeIndex: this.typeIndex(params, results), body });
+    return new FuncRef(name, this.#imports.length + this.#defined.length - 1, params, results[0]);
   }
 
   /** Give a declared function its body. */

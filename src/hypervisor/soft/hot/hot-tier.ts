@@ -1,0 +1,179 @@
+/**
+ * The hot tier of one vCPU: translates regions that the counters name, and puts their functions where their first
+ * instruction's handler was, so that whatever arrives there runs them.
+ */
+import { WASM_MEMORY_LIMIT, WASM_PAGE_SIZE } from "../../../memory/shared-memory.js";
+import type { HandlerForm } from "../cold/cold-context.js";
+import { HANDLER_TABLE_SIZE, type HandlerModule } from "../cold/handler-module.js";
+import type { Runtime } from "../cold/runtime.js";
+import type { CodeCache } from "../decode/code-cache.js";
+import { FORMS_PER_ROW, formsOf } from "../decode/forms.js";
+import type { InstructionDecoder } from "../decode/instruction.js";
+import type { SharedFunction } from "../isa/context.js";
+import type { OpcodeRow } from "../isa/opcode-table.js";
+import { CodeMode, Rec } from "../vcpu-state.js";
+import type { ValType } from "../wasm/expr.js";
+import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
+import { flagEffects } from "./effects.js";
+import { emitRegion } from "./emit.js";
+import { type HandlerFacts, RegionFinder } from "./region.js";
+
+/** The cold module's functions, imported by name as they are needed. */
+const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: ValType | undefined }> = {
+  fault: { params: ["i32", "i32", "i32", "i32"], result: undefined },
+  jump: { params: ["i32", "i64"], result: undefined },
+  arrive: { params: ["i32", "i32"], result: undefined },
+  slowLoad: { params: ["i32", "i32", "i64", "i32"], result: "i64" },
+  slowStore: { params: ["i32", "i32", "i64", "i32", "i64"], result: undefined },
+  slowRmw: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
+  slowLoadBytes: { params: ["i32", "i32", "i64", "i32"], result: undefined },
+  slowStoreBytes: { params: ["i32", "i32", "i64", "i32"], result: undefined },
+  slowProbeWrite: { params: ["i32", "i32", "i64", "i32"], result: undefined },
+};
+
+/** A `Runtime` for a module of regions: every function is an import. */
+function importingRuntime(module: ModuleBuilder): Runtime {
+  const known = new Map<string, FuncRef>();
+  const get = (name: string, params: readonly ValType[], result: ValType | undefined): FuncRef => {
+    let f = known.get(name);
+    if (f === undefined) {
+      f = module.import(name, params, result) as unknown as FuncRef;
+      known.set(name, f);
+    }
+    return f;
+  };
+  const handlerType = module.typeIndex(["i32", "i32"], []);
+  return new Proxy({} as Runtime, {
+    get(_target, name) {
+      if (name === "handlerType") return handlerType;
+      if (name === "shared") return (maker: SharedFunction) => get(maker.name, maker.params, maker.result);
+      if (name === "imports") return { clock: get("clock", [], "f64") };
+      const f = RUNTIME_FUNCTIONS[name as string];
+      if (f === undefined) throw new Error(`the hot tier has no runtime function ${String(name)}`);
+      return get(name as string, f.params, f.result);
+    },
+  });
+}
+
+export interface HotCounters {
+  /** Regions translated since the start. */
+  regions: number;
+  /** Places that turned out not to be translatable. */
+  refused: number;
+  /** Milliseconds spent finding, emitting and compiling. */
+  milliseconds: number;
+}
+
+export class HotTier {
+  readonly counters: HotCounters = { regions: 0, refused: 0, milliseconds: 0 };
+  /** Handler that a region's first record had. */
+  readonly #original = new Map<number, number>();
+  /** Table places of the regions of a page. */
+  readonly #byPage = new Map<number, number[]>();
+  readonly #refused = new Set<number>();
+  readonly #finder: RegionFinder;
+  readonly #free: number[] = [];
+  readonly #forms = new Map<number, HandlerForm>();
+  readonly #facts = new Map<number, HandlerFacts>();
+  #next: number;
+
+  constructor(
+    readonly cache: CodeCache,
+    decoder: InstructionDecoder,
+    readonly handlers: HandlerModule,
+    readonly table: WebAssembly.Table,
+    /** What region modules import: memory, table, and the cold module's exports. */
+    readonly env: WebAssembly.Imports[string],
+  ) {
+    this.#next = handlers.count;
+    this.#finder = new RegionFinder(
+      decoder,
+      cache,
+      (handler, row) => this.#factsOf(handler, row),
+      (record) => this.#original.get(record) ?? 0,
+    );
+  }
+
+  /** First handler number of the hot tier. */
+  get first(): number {
+    return this.handlers.count;
+  }
+
+  #factsOf(handler: number, row: OpcodeRow): HandlerFacts | undefined {
+    let facts = this.#facts.get(handler);
+    if (facts === undefined) {
+      const form = this.#formOf(handler, row);
+      if (form === undefined) return undefined;
+      facts = { form, effects: flagEffects(row.definition, form) };
+      this.#facts.set(handler, facts);
+    }
+    return facts;
+  }
+
+  #formOf(handler: number, row: OpcodeRow): HandlerForm | undefined {
+    if (!this.#forms.has(handler)) {
+      const base = this.handlers.rows.indexOf(row) * FORMS_PER_ROW;
+      for (const { number, form } of formsOf(row))
+        this.#forms.set(this.handlers.handlers[base + number], form);
+    }
+    return this.#forms.get(handler);
+  }
+
+  /** Translate the region at byte `offset` of guest-physical page `page`, whose first record is `record`. */
+  translate(page: number, offset: number, record: number): void {
+    if (this.#original.has(record) || this.#refused.has(record)) return;
+    const start = performance.now();
+    const slot = this.#free.pop() ?? (this.#next < HANDLER_TABLE_SIZE ? this.#next++ : undefined);
+    if (slot === undefined) {
+      this.cache.flush();
+      return;
+    }
+    if (!this.#translate(page, offset, record, slot)) {
+      this.#free.push(slot);
+      this.#refused.add(record);
+      this.counters.refused++;
+    }
+    this.counters.milliseconds += performance.now() - start;
+  }
+
+  #translate(page: number, offset: number, record: number, slot: number): boolean {
+    const region = this.#finder.find(page, offset);
+    if (region === undefined) return false;
+    const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE, HANDLER_TABLE_SIZE);
+    const runtime = importingRuntime(module);
+    const recordOf = (at: number) => this.cache.knownRecord(page, at, CodeMode.LONG64);
+    const body = emitRegion(module, runtime, region, recordOf);
+    if (body === undefined) return false;
+    const f = module.add("region", ["i32", "i32"], [], body);
+    module.element(slot, [f]);
+    const compiled = new WebAssembly.Module(module.build());
+    new WebAssembly.Instance(compiled, { env: this.env });
+    const { u32 } = this.cache.memory;
+    this.#original.set(record, u32[(record + Rec.handler) >>> 2]);
+    u32[(record + Rec.handler) >>> 2] = slot;
+    const slots = this.#byPage.get(page);
+    if (slots === undefined) this.#byPage.set(page, [slot]);
+    else slots.push(slot);
+    this.counters.regions++;
+    return true;
+  }
+
+  /** The records of guest-physical page `page` are stale. */
+  pageInvalidated(page: number): void {
+    for (const slot of this.#byPage.get(page) ?? []) {
+      this.table.set(slot, null);
+      this.#free.push(slot);
+    }
+    this.#byPage.delete(page);
+  }
+
+  /** All decoded code is gone. */
+  flushed(): void {
+    for (const slots of this.#byPage.values()) for (const slot of slots) this.table.set(slot, null);
+    this.#byPage.clear();
+    this.#original.clear();
+    this.#refused.clear();
+    this.#free.length = 0;
+    this.#next = this.handlers.count;
+  }
+}
