@@ -167,8 +167,8 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   mmioIndex: "u32",
   mmioData: array("u64", 16),
 
-  /** Instructions that left through JavaScript, page walks, decoded instructions …: see `stat`. */
-  counters: array("f64", 32),
+  /** What happened how often, by `Counter`. */
+  counters: array("u64", 32),
 
   // Soft floating point (fpu/), within one instruction
   /** Exceptions raised so far: bits as in MXCSR and the x87 status word, and FpFlag.C1. */
@@ -190,6 +190,9 @@ export const O = VCPU_STATE.offset;
 export const gprOffset = (n: number) => O.gpr + 8 * n;
 export const xmmOffset = (n: number) => O.xmm + 16 * n;
 export const fprOffset = (n: number) => O.fpr + 16 * n;
+
+/** Events counted in `counters`, on slow paths only; LEAVE and on: exits from guest code, by `Leave`. */
+export const Counter = { WALK: 0, SLOW_LOAD: 1, SLOW_STORE: 2, SLOW_RMW: 3, FLUSH: 4, LEAVE: 16 } as const;
 
 /** Why guest code was left. */
 export const Leave = {

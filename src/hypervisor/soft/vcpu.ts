@@ -20,6 +20,7 @@ import {
   type VmExit,
 } from "../seam.js";
 import { instantiateEngine, makeDecoder } from "./cold/engine.js";
+import { Special } from "./cold/special-handlers.js";
 import { CodeCache } from "./decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
 import { HotTier } from "./hot/hot-tier.js";
@@ -47,11 +48,13 @@ import {
   AccessKind,
   CodeMode,
   CodePage,
+  Counter,
   Cr0,
   Eflags,
   FAULT_NO_ERROR_CODE,
   FTLB_ENTRIES,
   Ftlb,
+  HOT_COUNTERS,
   HOT_COUNTERS_OFFSET,
   Leave,
   NEVER_HOT,
@@ -71,8 +74,8 @@ import {
 
 const PAGE = 4096;
 /** How often a branch in a page is taken, or a jump arrives, until its target is translated. */
-const HOT_BRANCHES = 500;
-const HOT_ARRIVALS = 500;
+const HOT_BRANCHES = 2000;
+const HOT_ARRIVALS = 1500;
 /** DR6: a single step (BS). */
 const DR6_BS = 1n << 14n;
 /** KVM_INTERNAL_ERROR_EMULATION. */
@@ -98,6 +101,7 @@ export class SoftVcpu implements Vcpu {
   readonly #s: VcpuState;
   readonly #irqchip: IrqChip;
   readonly #exitData: DataView;
+  readonly #leaves: BigUint64Array;
   /** Apart from the other parts: any thread may set MSRs. */
   readonly #msrs: Msrs;
   #parts: Parts | undefined;
@@ -111,6 +115,7 @@ export class SoftVcpu implements Vcpu {
     this.#s = vm.places[id].state;
     this.#irqchip = vm.irqchip;
     this.#exitData = new DataView(this.exit.data.buffer);
+    this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
     this.#msrs = new Msrs(
       this.#s,
       id,
@@ -180,7 +185,8 @@ export class SoftVcpu implements Vcpu {
       (linearPage) => wasm.flushWrites(s.address, linearPage | 0),
     );
     if (this.vm.options.tier !== "cold") {
-      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, engine.env);
+      const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
+      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env);
       cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       cache.hotBranches = HOT_BRANCHES;
       s.hotThreshold = HOT_ARRIVALS;
@@ -271,6 +277,7 @@ export class SoftVcpu implements Vcpu {
   /** See to why guest code was left; an exit that the machine has to serve, or undefined to go on. */
   #left(parts: Parts): ExitReason | undefined {
     const s = this.#s;
+    this.#leaves[s.leave]++;
     switch (s.leave) {
       case Leave.FAULT:
         s.rip = this.#recordRip();
@@ -280,7 +287,7 @@ export class SoftVcpu implements Vcpu {
       case Leave.SYSTEM:
         return this.#operation(parts);
       case Leave.CROSS:
-        return this.#step(parts);
+        return this.#cross(parts);
       case Leave.HOT:
         return this.#becameHot(parts);
       case Leave.MMIO:
@@ -407,12 +414,45 @@ export class SoftVcpu implements Vcpu {
         parts.cache.decodeRun(page, offset, mode);
       }
     }
+    this.#fillFtlb(linear, codePage, flags);
+    return undefined;
+  }
+
+  #fillFtlb(linear: bigint, codePage: number, flags: number): void {
     const slot = Number((linear >> 12n) & BigInt(FTLB_ENTRIES - 1));
-    const entry = s.ftlb + slot * Ftlb.size;
+    const entry = this.#s.ftlb + slot * Ftlb.size;
     this.#memory.u64[(entry + Ftlb.tag) >>> 3] = linear & ~0xfffn;
     this.#memory.u32[(entry + Ftlb.codePage) >>> 2] = codePage;
     this.#memory.u32[(entry + Ftlb.flags) >>> 2] = flags;
-    return undefined;
+  }
+
+  /**
+   * An instruction that reaches into the next page. In 64-bit mode it gets records, guarded by the next page's entry in
+   * the fetch TLB; otherwise, and where it faults, it is run alone.
+   */
+  #cross(parts: Parts): ExitReason | undefined {
+    const s = this.#s;
+    const { access, cache, decoder } = parts;
+    s.leave = Leave.NONE;
+    const next = (s.rip & ~0xfffn) + BigInt(PAGE);
+    if (s.codeMode !== CodeMode.LONG64) return this.#step(parts);
+    try {
+      const kind = AccessKind.FETCH | access.userKind;
+      const page = Math.floor(access.physical(s.rip, kind) / PAGE);
+      const nextPage = Math.floor(access.physical(next, kind) / PAGE);
+      const flags = s.walkFlags & ~WALK_WRITABLE;
+      if (access.linear(nextPage * PAGE) < 0) return this.#step(parts);
+      const codePage = cache.codePage(nextPage, s.codeMode);
+      this.#fillFtlb(next, codePage, flags);
+      // Fetching may fault; then there is nothing to keep. It decodes to the decoder's fields.
+      this.#fetch(parts);
+      if (decoder.handler === Special.UNDEFINED) return this.#step(parts);
+      const offset = Number(s.rip & 0xfffn);
+      if (!cache.writeCrossing(page, offset, nextPage, s.codeMode)) return this.#step(parts);
+      return undefined;
+    } catch (thrown) {
+      return this.#thrown(thrown);
+    }
   }
 
   /** Translate the code at RIP, whose record the counters named. */

@@ -9,6 +9,7 @@ import {
   AccessKind,
   CodeMode,
   CodePage,
+  Counter,
   DTLB_ENTRIES,
   Dtlb,
   FAULT_NO_ERROR_CODE,
@@ -181,7 +182,6 @@ export class Runtime {
     const count = f.let(load16U(counter).add(1));
     f.store16(counter, count);
     f.if(count.eq(load32(cpu, O.hotThreshold)), () => {
-      f.store16(counter, I32.const(0));
       f.store32(cpu, rec, O.leaveDetail);
       f.store32(cpu, I32.const(Leave.HOT), O.leave);
       f.return();
@@ -373,6 +373,7 @@ export class Runtime {
   /** `info & 0xff` bytes between state.scratch and `va`; both pages are checked before the first byte moves. */
   #defineSlowBytes(name: string, copy: typeof this.slowCopyType, extra: number): Slow {
     return this.module.func(name, ["i32", "i32", "i64", "i32"], undefined, (f, cpu, rec, va, info) => {
+      countEvent(f, cpu, extra === 0 ? Counter.SLOW_LOAD : Counter.SLOW_STORE);
       const bytes = f.let(info.and(0xff));
       const access = f.let(this.#access(cpu, info, extra));
       this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return());
@@ -424,6 +425,7 @@ export class Runtime {
   /** Linear-memory address where `info & 0xff` bytes at `va` can be read and written in place, or 0. */
   #defineSlowRmw() {
     return this.module.func("slowRmw", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      countEvent(f, cpu, Counter.SLOW_RMW);
       const bytes = f.let(info.and(0xff));
       const access = f.let(this.#access(cpu, info, AccessKind.WRITE));
       this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return(I32.const(0)));
@@ -533,6 +535,12 @@ export class Runtime {
     }
     this.walks.exportFlushes(module);
   }
+}
+
+/** One more of an event. */
+export function countEvent(f: FunctionBuilder, cpu: I32, counter: number): void {
+  const offset = O.counters + 8 * counter;
+  f.store64(cpu, load64(cpu, offset).add(1), offset);
 }
 
 /** RIP of the instruction of a record. */

@@ -1,5 +1,5 @@
 /** Handlers that are no instructions: effective addresses, ends of runs and pages, records gone stale. */
-import { Leave, O, RECORD_SIZE, Rec, Vector } from "../vcpu-state.js";
+import { FTLB_ENTRIES, Ftlb, Leave, O, RECORD_SIZE, Rec, Vector } from "../vcpu-state.js";
 import { I32, I64, load16U, load32, load64 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import { type Runtime, recordRip } from "./runtime.js";
@@ -32,7 +32,9 @@ export const Special = {
   /** BT and its kin: as EA64 and EA_SEGMENT32, plus what a register counts in bits; see BitOffset. */
   EA_BITS: 12,
   EA_SEGMENT_BITS: 13,
-  COUNT: 14,
+  /** Before an instruction of two pages: goes on where the next page still is the code page in `link`, else as CROSS. */
+  CROSS_GUARD: 14,
+  COUNT: 15,
 } as const;
 
 /** `link` of a bit offset's record: offset of the register in the state, operand size and address size in bytes. */
@@ -95,6 +97,23 @@ export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
     TOO_LONG: handler("tooLong", fault(Vector.GP, 0)),
     CONTINUE: handler("continue", (f, cpu, rec) => f.returnCall(runtime.jump, cpu, recordRip(cpu, rec))),
     CROSS: handler("cross", leave(Leave.CROSS)),
+    CROSS_GUARD: handler("crossGuard", (f, cpu, rec) => {
+      const page = f.let(load64(cpu, O.pageRip).add(4096));
+      const entry = f.let(
+        load32(cpu, O.ftlb).add(
+          page
+            .shrU(12)
+            .toI32()
+            .and(FTLB_ENTRIES - 1)
+            .shl(Math.log2(Ftlb.size)),
+        ),
+      );
+      const same = load64(entry, Ftlb.tag)
+        .eq(page)
+        .and(load32(entry, Ftlb.codePage).eq(load32(rec, Rec.link)));
+      f.if(same, () => next(f, cpu, rec));
+      leave(Leave.CROSS)(f, cpu, rec);
+    }),
     GOTO: handler("goto", (f, cpu, rec) => {
       const link = f.let(load32(rec, Rec.link));
       f.returnCallIndirect(runtime.handlerType, load32(link, Rec.handler), cpu, link);

@@ -20,6 +20,8 @@ interface PageCode {
   readonly codePages: [number, number, number];
   /** Runs: address and bytes, one after the other. */
   readonly runs: number[];
+  /** CROSS records of the page before that go on to records which use bytes of this page. */
+  readonly crossings: number[];
   /** By chunk: whether any of its bytes were decoded. */
   readonly chunks: Uint8Array;
 }
@@ -89,7 +91,7 @@ export class CodeCache {
     if (this.#next + CodePage.size > this.end) this.flush();
     let code = this.#pages.get(page);
     if (code === undefined) {
-      code = { codePages: [0, 0, 0], runs: [], chunks: new Uint8Array(PAGE >> CHUNK_SHIFT) };
+      code = { codePages: [0, 0, 0], runs: [], crossings: [], chunks: new Uint8Array(PAGE >> CHUNK_SHIFT) };
       this.#pages.set(page, code);
       this.#mark(page);
     }
@@ -278,6 +280,33 @@ export class CodeCache {
     return this.memory.u32[slot];
   }
 
+  /**
+   * Records of the instruction that the decoder holds, which starts at byte `offset` of `page` and ends in `nextPage`, both
+   * run in `mode`: in place of the CROSS record. False where the arena is full.
+   */
+  writeCrossing(page: number, offset: number, nextPage: number, mode: number): boolean {
+    const first = this.#pages.get(page);
+    const second = this.#pages.get(nextPage);
+    if (first === undefined || second === undefined || this.#next + 4 * RECORD_SIZE > this.end) return false;
+    const { u32 } = this.memory;
+    const record = this.knownRecord(page, offset, mode);
+    if (record === 0) return false;
+    const { length } = this.decoder;
+    const start = this.#next;
+    let at = this.#special(start, Special.CROSS_GUARD, offset);
+    u32[(start + Rec.link) >>> 2] = second.codePages[mode];
+    at = this.writeRecords(at, offset, mode);
+    at = this.#special(at, Special.CONTINUE, offset + length);
+    this.#next = at;
+    for (const code of [first, second]) code.runs.push(start, at - start);
+    second.crossings.push(record);
+    const last = (offset + length - 1 - PAGE) >> CHUNK_SHIFT;
+    for (let chunk = 0; chunk <= last; chunk++) second.chunks[chunk] = 1;
+    u32[(record + Rec.handler) >>> 2] = Special.GOTO;
+    u32[(record + Rec.link) >>> 2] = start;
+    return true;
+  }
+
   /** As `recordAt`, of what is decoded already. */
   knownRecord(page: number, offset: number, mode: number): number {
     const codePage = this.#pages.get(page)?.codePages[mode] ?? 0;
@@ -312,6 +341,8 @@ export class CodeCache {
       for (let at = code.runs[k]; at < end; at += RECORD_SIZE) u32[(at + Rec.handler) >>> 2] = Special.STALE;
     }
     code.runs.length = 0;
+    for (const record of code.crossings) u32[(record + Rec.handler) >>> 2] = Special.CROSS;
+    code.crossings.length = 0;
     code.chunks.fill(0);
     for (const at of code.codePages) if (at !== 0) u8.fill(0, at, at + CodePage.size);
     // The code pages stay in the fetch TLB, empty; the page is watched until the next flush.

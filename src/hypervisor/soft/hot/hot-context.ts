@@ -188,6 +188,11 @@ export class HotContext extends ColdContext {
       const displacement = I64.const(memory.displacement);
       offset = parts.length === 0 ? displacement : parts.reduce((a, b) => a.add(b)).add(displacement);
     }
+    if (instruction.row.bitOffset === true) {
+      // Whole operands up or down from the bit number in the register (SDM vol. 2, BT).
+      const bit = signExtend(this.read(1), this.size);
+      offset = offset.add(bit.shrS(3).and(-this.size));
+    }
     if (memory.addressSize === 4) offset = offset.and(I64.const(0xffffffff));
     if (memory.segmentBase !== O.zero) offset = offset.add(load64(this.cpu, memory.segmentBase));
     this.memoryAddress = f.let(offset);

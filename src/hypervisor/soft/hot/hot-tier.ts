@@ -11,7 +11,7 @@ import { FORMS_PER_ROW, formsOf } from "../decode/forms.js";
 import type { InstructionDecoder } from "../decode/instruction.js";
 import type { SharedFunction } from "../isa/context.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
-import { CodeMode, Rec } from "../vcpu-state.js";
+import { CodeMode, HOT_COUNTERS, RECORD_SIZE, Rec } from "../vcpu-state.js";
 import type { ValType } from "../wasm/expr.js";
 import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
 import { flagEffects } from "./effects.js";
@@ -82,6 +82,8 @@ export class HotTier {
     decoder: InstructionDecoder,
     readonly handlers: HandlerModule,
     readonly table: WebAssembly.Table,
+    /** Arrival counters, by hash of the record (runtime). One that is not set back here is met again after 65,536 arrivals. */
+    readonly counterTable: Uint16Array,
     /** What region modules import: memory, table, and the cold module's exports. */
     readonly env: WebAssembly.Imports[string],
   ) {
@@ -139,18 +141,20 @@ export class HotTier {
   #translate(page: number, offset: number, record: number, slot: number): boolean {
     const region = this.#finder.find(page, offset);
     if (region === undefined) return false;
-    const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE, HANDLER_TABLE_SIZE);
+    // Without the table: V8 11 gives each instance that imports it a copy of all its entries.
+    const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE);
     const runtime = importingRuntime(module);
     const recordOf = (at: number) => this.cache.knownRecord(page, at, CodeMode.LONG64);
     const body = emitRegion(module, runtime, region, recordOf);
     if (body === undefined) return false;
     const f = module.add("region", ["i32", "i32"], [], body);
-    module.element(slot, [f]);
+    module.export(f);
     const compiled = new WebAssembly.Module(module.build());
-    new WebAssembly.Instance(compiled, { env: this.env });
+    this.table.set(slot, new WebAssembly.Instance(compiled, { env: this.env }).exports.region);
     const { u32 } = this.cache.memory;
     this.#original.set(record, u32[(record + Rec.handler) >>> 2]);
     u32[(record + Rec.handler) >>> 2] = slot;
+    this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = 0;
     const slots = this.#byPage.get(page);
     if (slots === undefined) this.#byPage.set(page, [slot]);
     else slots.push(slot);

@@ -159,7 +159,7 @@ export class RegionFinder {
     if (facts === undefined) return undefined;
     let memory: MemoryOperand | undefined;
     if (decoder.hasMemory) {
-      if (decoder.wideDisplacement || row.mnemonic.startsWith("BT")) return undefined;
+      if (decoder.wideDisplacement) return undefined;
       const based = row.noSegment !== true && decoder.segment >= 4;
       memory = {
         base: decoder.base,

@@ -85,6 +85,8 @@ export const SYSTEM_OPCODES: readonly OpcodeRow[] = [
   op("0F 01 =C9", "MWAIT", "", y.systemOperation("mwait")),
   op("0F 01 =CA", "CLAC", "", c.clac),
   op("0F 01 =CB", "STAC", "", c.stac),
+  // Translated code sees every write to memory, so there is nothing to serialize.
+  op("NP 0F 01 =E8", "SERIALIZE", "", () => {}),
   op("0F 01 =F8", "SWAPGS", "", c.swapgs, { only: "long" }),
   op("0F 02", "LAR", "Gv,Ew", y.probeSelector("lar", 1), { modal: true }),
   op("0F 03", "LSL", "Gv,Ew", y.probeSelector("lsl", 1), { modal: true }),

@@ -3,6 +3,7 @@
  */
 import {
   AccessKind,
+  Counter,
   Cr0,
   Cr4,
   DTLB_EMPTY_SET,
@@ -285,6 +286,7 @@ function exportFlushes(module: ModuleBuilder): void {
   // What a load of CR3 drops: all but global pages.
   module.export(
     module.func("flushTlbNonGlobal", ["i32"], undefined, (f, cpu) => {
+      f.store64(cpu, load64(cpu, O.counters + 8 * Counter.FLUSH).add(1), O.counters + 8 * Counter.FLUSH);
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
         f.if(load32(at, Dtlb.flags).and(TlbFlag.GLOBAL).eqz(), () => drop(f, at)),
       );

@@ -57,7 +57,15 @@ const LEAF1_ECX = {
 };
 const LEAF7_EBX = { FSGSBASE: 0, TSC_ADJUST: 1, SMEP: 7, ERMS: 9, INVPCID: 10, RDSEED: 18, SMAP: 20 };
 const LEAF7_ECX = { UMIP: 2, RDPID: 22 };
-const LEAF7_EDX = { FSRM: 4, MD_CLEAR: 10, SPEC_CTRL: 26, STIBP: 27, ARCH_CAPABILITIES: 29, SSBD: 31 };
+const LEAF7_EDX = {
+  FSRM: 4,
+  SERIALIZE: 14,
+  MD_CLEAR: 10,
+  SPEC_CTRL: 26,
+  STIBP: 27,
+  ARCH_CAPABILITIES: 29,
+  SSBD: 31,
+};
 const EXTENDED1_EDX = { SYSCALL: 11, NX: 20, PAGE1GB: 26, RDTSCP: 27, LM: 29 };
 const EXTENDED1_ECX = { LAHF: 0 };
 const ADVANCED_POWER_EDX = { INVARIANT_TSC: 8 };
@@ -146,7 +154,17 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
       0,
       bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "RDSEED", "SMAP"),
       bits(LEAF7_ECX, "UMIP", "RDPID"),
-      bits(LEAF7_EDX, "FSRM", "MD_CLEAR", "SPEC_CTRL", "STIBP", "ARCH_CAPABILITIES", "SSBD"),
+      bits(
+        LEAF7_EDX,
+        "FSRM",
+        "SERIALIZE",
+        "SERIALIZE",
+        "MD_CLEAR",
+        "SPEC_CTRL",
+        "STIBP",
+        "ARCH_CAPABILITIES",
+        "SSBD",
+      ),
       0,
     ),
     leaf(0xa, 0, 0, 0, 0),

@@ -327,7 +327,10 @@ interface Defined {
   body: Uint8Array | undefined;
 }
 
-/** A module that imports `env.memory` (shared) and `env.table` and exports functions. Imports come before definitions. */
+/**
+ * A module that imports `env.memory` (shared) and, where `tableSize` is given, `env.table`, and exports functions. Imports
+ * come before definitions.
+ */
 export class ModuleBuilder {
   readonly #types: FuncType[] = [];
   readonly #typeIndex = new Map<string, number>();
@@ -338,7 +341,7 @@ export class ModuleBuilder {
 
   constructor(
     readonly memoryPages: number,
-    readonly tableSize: number,
+    readonly tableSize?: number,
   ) {}
 
   typeIndex(params: readonly ValType[], results: readonly ValType[]): number {
@@ -433,19 +436,21 @@ export class ModuleBuilder {
       }
     });
     section(SECTION.import, (w) => {
-      w.leb(this.#imports.length + 2);
+      w.leb(this.#imports.length + (this.tableSize === undefined ? 1 : 2));
       w.name("env");
       w.name("memory");
       w.u8(IMPORT_KIND.memory);
       w.u8(LIMITS_SHARED_MAX);
       w.leb(1);
       w.leb(this.memoryPages);
-      w.name("env");
-      w.name("table");
-      w.u8(IMPORT_KIND.table);
-      w.u8(FUNCREF);
-      w.u8(0);
-      w.leb(this.tableSize);
+      if (this.tableSize !== undefined) {
+        w.name("env");
+        w.name("table");
+        w.u8(IMPORT_KIND.table);
+        w.u8(FUNCREF);
+        w.u8(0);
+        w.leb(this.tableSize);
+      }
       for (const { name, typeIndex } of this.#imports) {
         w.name("env");
         w.name(name);
