@@ -91,11 +91,11 @@ export const X87_OPCODES: OpcodeRow[] = [
   op("DB /5 mem", "FLD", "Mt", t.loadExtended),
   op("DB /7 mem", "FSTP", "Mt", t.storeExtended),
   // 8087 and 80287 instructions that do nothing since (SDM vol. 3B, 23.18.8).
-  op("DB =E0", "FNENI", "", t.noOperation),
-  op("DB =E1", "FNDISI", "", t.noOperation),
+  op("DB =E0", "FNENI", "", t.ignored),
+  op("DB =E1", "FNDISI", "", t.ignored),
   op("DB =E2", "FNCLEX", "", t.clearExceptions),
   op("DB =E3", "FNINIT", "", t.initialize),
-  op("DB =E4", "FNSETPM", "", t.noOperation),
+  op("DB =E4", "FNSETPM", "", t.ignored),
   op("DB /5 reg", "FUCOMI", "T", a.compareToFlags(QUIET)),
   op("DB /6 reg", "FCOMI", "T", a.compareToFlags()),
 

@@ -78,10 +78,13 @@ export const loadConstant =
     x.f.drop(x.f.call(x.shared(constant), x.cpu));
   };
 
-/** Store `write`s to memory unless an unmasked exception forbids it; then record the exceptions, then pop. */
-function finishStore(x: InstrContext, pop: boolean, write: () => void): void {
+/**
+ * Store `write`s `bytes` to memory unless an unmasked exception forbids it; then record the exceptions, then pop. A page
+ * fault comes before the exception, as on processors.
+ */
+function finishStore(x: InstrContext, bytes: number, pop: boolean, write: () => void): void {
   const blocked = unmaskedAmong(x, BEFORE_STORING);
-  x.f.if(blocked.eqz(), write);
+  x.f.if(blocked, () => x.probeWrite(x.address(0), bytes), write);
   notePointers(x, x.address(0));
   x.f.drop(x.f.call(x.shared(x87Commit), x.cpu, I32.const(0)));
   if (pop) popUnless(x, blocked);
@@ -96,7 +99,7 @@ export const store =
     const control = controlOfFcw(fcwOf(x.cpu));
     const narrow = form === "f32" ? f80ToF32 : f80ToF64;
     const bits = x.f.let(x.f.call(x.shared(narrow), x.cpu, a.m, a.se, control));
-    finishStore(x, pop, () => {
+    finishStore(x, form === "f32" ? 4 : 8, pop, () => {
       if (form === "f32") x.store(4, x.address(0), bits.toI32());
       else x.store(8, x.address(0), bits);
     });
@@ -111,7 +114,7 @@ export const storeInteger =
     const ofFcw = controlOfFcw(fcwOf(x.cpu));
     const control = truncate ? ofFcw.or(MXCSR_RC_ZERO) : ofFcw;
     const value = x.f.let(x.f.call(x.shared(f80ToInt), x.cpu, a.m, a.se, control, I32.const(8 * size)));
-    finishStore(x, pop, () => x.store(size, x.address(0), size === 8 ? value : value.toI32()));
+    finishStore(x, size, pop, () => x.store(size, x.address(0), size === 8 ? value : value.toI32()));
   };
 
 /** FSTP m80fp: the bits as they are. */
@@ -121,7 +124,7 @@ export const storeExtended: Definition = (x) => {
   const empty = raiseIfEmpty(x.f, x.cpu, a.se);
   const m = x.f.let(I64.const(INDEFINITE_M).select(empty, a.m));
   const se = x.f.let(I32.const(INDEFINITE_SE).select(empty, a.se));
-  finishStore(x, true, () => storeTen(x, m, se));
+  finishStore(x, 10, true, () => storeTen(x, m, se));
 };
 
 /** Before several stores: within one page the first of them faults or none. */
@@ -178,7 +181,7 @@ export const storeBcd: Definition = (x) => {
   const control = controlOfFcw(fcwOf(x.cpu));
   const low = x.f.let(x.f.call(x.shared(f80ToBcd), x.cpu, a.m, a.se, control));
   const high = x.field32(O.fpExp);
-  finishStore(x, true, () => storeTen(x, low, high));
+  finishStore(x, 10, true, () => storeTen(x, low, high));
 };
 
 export const exchange: Definition = (x) => {
@@ -234,6 +237,9 @@ export const wait: Definition = (x) => {
   x.faultIf(x.field32(O.cr0).and(both).eq(both), Vector.NM);
   x.f.if(load32(x.cpu, O.fpuPending), () => x.faultIf(x.field32(O.cr0).and(Cr0.NE), Vector.MF));
 };
+
+/** FNENI, FNDISI, FNSETPM: nothing, and no wait for a pending exception. */
+export const ignored: Definition = (x) => x.requireFpu();
 
 export const noOperation: Definition = (x) => {
   waiting(x);
@@ -335,6 +341,9 @@ export const loadEnvironment =
     if (registers) x.f.callVoid(x.shared(x87LoadRegisters), x.cpu, I32.const(environment));
   };
 
+/** Bytes of the FXSAVE area, with what is reserved at its end. */
+const FX_AREA = 512;
+
 const checkFxArea = (x: InstrContext) => x.faultIf(x.address(0).toI32().and(15), Vector.GP, 0);
 const fxBytes = (x: InstrContext) => (x.long ? Fxsave.BYTES64 : Fxsave.BYTES);
 const wideFx = (x: InstrContext) => I32.const(x.size === 8 ? 1 : 0);
@@ -343,7 +352,8 @@ const wideFx = (x: InstrContext) => I32.const(x.size === 8 ? 1 : 0);
 export const fxsave: Definition = (x) => {
   x.requireFpu();
   checkFxArea(x);
-  probeIfCrossing(x, x.address(0), fxBytes(x));
+  // The whole area has to be there, though its end is left alone.
+  probeIfCrossing(x, x.address(0), FX_AREA);
   x.f.callVoid(x.shared(fxsaveImage), x.cpu, wideFx(x));
   storeImage(x, x.address(0), I32.const(fxBytes(x)), 8);
 };
@@ -351,6 +361,7 @@ export const fxsave: Definition = (x) => {
 export const fxrstor: Definition = (x) => {
   x.requireFpu();
   checkFxArea(x);
+  x.f.drop(x.load(1, x.address(0).add(FX_AREA - 1)));
   loadImage(x, x.address(0), I32.const(fxBytes(x)), 8);
   x.faultIf(load32(x.cpu, O.fpImage + Fxsave.MXCSR).and(~MXCSR_WRITABLE), Vector.GP, 0);
   x.f.callVoid(x.shared(fxrstorImage), x.cpu, wideFx(x), I32.const(fxBytes(x) - Fxsave.XMM));
