@@ -137,10 +137,14 @@ export function getFpu(s: VcpuState, memory: SharedMemory): Fpu {
   };
 }
 
+/** The exception flags of the x87 status word, and their masks in the control word (SDM vol. 1, 8.1.3.3). */
+const X87_EXCEPTIONS = 0x3f;
+
 export function setFpu(s: VcpuState, memory: SharedMemory, fpu: Fpu): void {
   s.ftop = (fpu.fsw >> 11) & 7;
   s.fsw = fpu.fsw & ~(7 << 11);
   s.fcw = fpu.fcw;
+  s.fpuPending = (fpu.fsw & ~fpu.fcw & X87_EXCEPTIONS) !== 0 ? 1 : 0;
   s.ftag = fpu.ftwx & 0xff;
   s.fop = fpu.lastOpcode;
   s.fip = fpu.lastIp;
