@@ -20,9 +20,12 @@ const RBP = 5;
 /** How far RSP may be from the address where it is the base: PUSH and CALL use it as their own pointer too. */
 const NEAR = 0x8000;
 
-/** Addresses that are canonical neither with four nor with five levels of paging (SDM vol. 1, 3.3.7.1). */
+/**
+ * Addresses that are canonical neither with four nor with five levels of paging (SDM vol. 1, 3.3.7.1). Where they are cut
+ * to 32 bits, they lead to where nothing is.
+ */
 function nonCanonical(random: Random): bigint {
-  return (BigInt(1 + random.below(62)) << 57n) | (random.u64() & 0xffffffn);
+  return (BigInt(1 + random.below(62)) << 57n) | BigInt(DATA_END + random.below(0x10000));
 }
 
 /** A linear address for an access of `bytes`: mostly in the data pages, else across one of their edges or beyond. */

@@ -6,12 +6,26 @@
  */
 import { type EncodedOperand, encodeThroughBase } from "./addressing.js";
 import type { Trial } from "./campaign.js";
-import { type Bitness, CODE_BASE, type CpuCase, DATA_BASE, PAGE, type Random } from "./cpu-case.js";
+import {
+  type Bitness,
+  BREAKPOINT,
+  CODE_BASE,
+  type CpuCase,
+  DATA_BASE,
+  PAGE,
+  type Random,
+} from "./cpu-case.js";
 import { Draft } from "./draft.js";
 import { chooseRex, encode } from "./encoder.js";
 import type { Form } from "./forms.js";
 import { chooseImmediates, chooseRegisters, usesFx } from "./generator.js";
-import { ARITHMETIC_FLAGS, nothingUndefined, type Undefined, undefinedAfter } from "./undefined.js";
+import {
+  ARITHMETIC_FLAGS,
+  CONDITION_CODES,
+  nothingUndefined,
+  type Undefined,
+  undefinedAfter,
+} from "./undefined.js";
 import { fxImage, integer } from "./values.js";
 
 /** RBP, RSI, RDI and R12–R15. */
@@ -90,6 +104,7 @@ class BlockBuilder {
     if (READS_FLAGS.test(form.row.mnemonic)) this.needFlags();
     const d = new Draft(form, random, this.entry + this.code.length, false);
     d.rexW = this.bitness === 64 && form.size === 8 && form.row.operand64 === undefined;
+    d.plain = true;
     chooseRegisters(d);
     chooseImmediates(d);
     for (const { text, method } of form.row.operands) {
@@ -192,7 +207,9 @@ export class BlockGenerator {
       segments: false,
       operand: undefined,
     };
-    return { test, masked: b.undefined, maskedAtFault: b.undefined };
+    // Where it faults, what the last instruction before left undefined is not known here.
+    const maskedAtFault = { ...nothingUndefined(), flags: ARITHMETIC_FLAGS, fsw: CONDITION_CODES };
+    return { test, masked: (o) => (o.vector === BREAKPOINT ? b.undefined : maskedAtFault) };
   }
 
   /** A conditional branch over one instruction. */

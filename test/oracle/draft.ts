@@ -44,9 +44,13 @@ export class Draft {
   addressing: ReadonlySet<number> = new Set();
   /** Whether the instruction has a REX prefix, once the operands are chosen. */
   rex = false;
+  /** Where an indirect branch goes. */
+  branch = 0n;
   /** A branch target that is not canonical was chosen. */
   badTarget = false;
   rexW = false;
+  /** No prefixes but those that the form asks for. */
+  plain = false;
 
   constructor(
     readonly form: Form,
@@ -79,6 +83,16 @@ export class Draft {
 
   dataAddress(bytes: number, allowNonCanonical: boolean): bigint {
     return dataAddress(this.random, bytes, allowNonCanonical);
+  }
+
+  /** Whether an implicit pointer leads to writable memory altogether. */
+  isWritable(pointer: bigint, bytes: number): boolean {
+    const { addressSize, bitness } = this.form;
+    const cut =
+      addressSize === 8 && bitness === 64 ? pointer : pointer & (addressSize === 2 ? 0xffffn : 0xffffffffn);
+    const inside = (start: number, size: number) =>
+      cut >= BigInt(start) && cut + BigInt(bytes) <= BigInt(start + size);
+    return inside(DATA_BASE, DATA_WRITABLE) || (this.lowMemory && inside(LOW_BASE, LOW_SIZE));
   }
 
   /** A pointer as an implicit operand takes it, in the address size, with garbage above where it is ignored. */

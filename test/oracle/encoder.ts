@@ -45,7 +45,7 @@ function prefixes(d: Draft): number[] {
   }
   const natural = bitness === 64 ? 8 : 4;
   if (form.addressSize !== natural) list.push(0x67);
-  if (form.mod === "mem" && random.chance(0.04)) {
+  if (form.mod === "mem" && !d.plain && random.chance(0.04)) {
     const name = random.pick(["ES", "CS", "SS", "DS"] as const);
     // Through CS, ARPL faults only where it has something to change, and POP only after the stack was read: not worth checks
     // of their own.
@@ -63,7 +63,8 @@ function prefixes(d: Draft): number[] {
   if (bitness === 64 && list.length > 0 && random.chance(0.01)) list.unshift(0x40 | random.below(16));
   // LOCK where it is not allowed is #UD. AMD reads LOCK MOV CR0 as CR8 (APM vol. 3, MOV CRn).
   const lockable = row.lock === true && form.mod === "mem";
-  if (!lockable && random.chance(0.005) && !row.operands.some((o) => o.method === "C")) list.unshift(0xf0);
+  if (!lockable && !d.plain && random.chance(0.005) && !row.operands.some((o) => o.method === "C"))
+    list.unshift(0xf0);
   return list;
 }
 

@@ -19,6 +19,9 @@ const RDI = 7;
 /** MXCSR.MM, which only AMD's processors have. */
 const MISALIGNED_SSE = 1 << 17;
 
+/** RFLAGS.AC. */
+const AC = 1 << 18;
+
 const MASK: Record<number, bigint> = { 1: 0xffn, 2: 0xffffn, 4: 0xffffffffn, 8: 0xffffffffffffffffn };
 
 export interface Hint {
@@ -219,7 +222,11 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^MASKMOV(DQU|Q)$/,
     before: (d) => {
-      d.gpr[RDI] = d.pointer(d.form.row.mnemonic === "MASKMOVQ" ? 8 : 16);
+      // Whether bytes that are not stored are looked at, for faults and alignment, is each processor's own choice.
+      const bytes = d.form.row.mnemonic === "MASKMOVQ" ? 8 : 16;
+      do d.gpr[RDI] = d.pointer(bytes);
+      while (!d.isWritable(d.gpr[RDI], bytes));
+      d.rflags &= ~AC;
     },
   },
   {
@@ -242,14 +249,17 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^CALL$|^JMP$/,
     before: (d) => {
-      if (d.form.mod === "reg") d.gpr[d.rm] = d.rm === RSP ? d.gpr[RSP] : branchTarget(d);
-      if (d.form.mod === "reg") d.keep.add(d.rm);
+      d.branch = isFarIndirect(d) ? farPointer(d) : branchTarget(d);
+      if (d.form.mod === "reg") {
+        if (d.rm !== RSP) d.gpr[d.rm] = d.branch;
+        d.keep.add(d.rm);
+      } else if (d.badTarget || isFarIndirect(d)) d.keep.add(RSP);
     },
     after: (d) => {
-      if (isFarIndirect(d)) d.patchInteger(d.target, farPointer(d), d.form.size + 2);
-      else if (d.form.mod === "mem") d.patchInteger(d.target, branchTarget(d), d.form.size);
+      if (d.form.mod === "mem") d.patchInteger(d.target, d.branch, d.form.size + (isFarIndirect(d) ? 2 : 0));
       // A bad target beside a bad stack: which is found first is not documented.
-      if (d.form.row.mnemonic === "CALL" && !d.badTarget) stackPointer(d, d.form.size);
+      const alone = !d.badTarget && !isFarIndirect(d);
+      if (d.form.row.mnemonic === "CALL" && alone) stackPointer(d, d.form.size);
     },
   },
   {
@@ -258,6 +268,8 @@ export const HINTS: readonly Hint[] = [
       const { size } = d.form;
       stackPointer(d, size);
       d.patchInteger(d.gpr[RSP], branchTarget(d), 8);
+      // Before it finds fault with CS, AMD's processors read the stack that a return outward would take over.
+      if (isFarReturn(d)) d.immediates.set(0, BigInt(8 * d.random.below(8)));
       if (isFarReturn(d)) d.patchInteger(d.gpr[RSP] + BigInt(size), codeSelector(d), size);
     },
   },
@@ -329,11 +341,24 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^LDMXCSR$/,
     after: (d) =>
-      d.patchInteger(d.target, BigInt(d.random.chance(0.9) ? mxcsr(d.random) : (d.random.u32() & ~MISALIGNED_SSE) >>> 0), 4),
+      d.patchInteger(
+        d.target,
+        BigInt(d.random.chance(0.9) ? mxcsr(d.random) : (d.random.u32() & ~MISALIGNED_SSE) >>> 0),
+        4,
+      ),
   },
   {
     mnemonics: /^FLDCW$/,
     after: (d) => d.patchInteger(d.target, BigInt(0x37f ^ (d.random.u32() & 0xfc3f)), 2),
+  },
+  {
+    // A misaligned area is #GP, or #AC with alignment checks, before or after other faults (SDM vol. 2, FXSAVE); in which
+    // order the parts of the other ones are checked is each processor's own.
+    mnemonics: /^F(XSAVE|XRSTOR|NSAVE|RSTOR|NSTENV|LDENV)$/,
+    before: (d) => {
+      d.rflags &= ~AC;
+      if (d.target > 0xffffffffn) d.target &= ~15n;
+    },
   },
   {
     mnemonics: /^FXRSTOR$/,
