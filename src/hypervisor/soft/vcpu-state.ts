@@ -170,6 +170,9 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   fpFlags: "u32",
   /** Sign and exponent (16 bits) of the last 80-bit result. */
   fpExp: "u32",
+  /** Exponent and sign, and low half of the fraction, of the last 128-bit result (fpu/wide). */
+  fpX: "u32",
+  fpLow: "u64",
   /** Image of FNSTENV, FNSAVE, FXSAVE and their opposites on its way to or from guest memory. */
   fpImage: array("u64", 64),
 });

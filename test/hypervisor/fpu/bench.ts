@@ -6,12 +6,13 @@
 import { ColdContext, type HandlerForm } from "../../../src/hypervisor/soft/cold/cold-context.js";
 import { Runtime } from "../../../src/hypervisor/soft/cold/runtime.js";
 import { formsOf } from "../../../src/hypervisor/soft/decode/forms.js";
-import type { OpcodeRow } from "../../../src/hypervisor/soft/isa/opcode-table.js";
+import type { OpcodeRow, OperandCode } from "../../../src/hypervisor/soft/isa/opcode-table.js";
 import {
   Cr0,
   DTLB_ENTRIES,
   Dtlb,
   FpuTrap,
+  fprOffset,
   gprOffset,
   O,
   RECORD_SIZE,
@@ -19,6 +20,7 @@ import {
   VCPU_BYTES,
   VCPU_STATE,
   type VcpuState,
+  xmmOffset,
 } from "../../../src/hypervisor/soft/vcpu-state.js";
 import { type FuncRef, ModuleBuilder } from "../../../src/hypervisor/soft/wasm/module.js";
 import { SharedMemory } from "../../../src/memory/shared-memory.js";
@@ -35,6 +37,13 @@ export interface BenchInstruction {
   readonly form: HandlerForm;
   /** Run it: operand numbers by position; the memory operand is at OPERAND_LINEAR. */
   run(...numbers: number[]): void;
+}
+
+/** Offset in the vCPU's state of register `n` of the kind that the operand code names. */
+function registerOffset({ method }: OperandCode, n: number): number {
+  if ("VWU".includes(method)) return xmmOffset(n);
+  if ("PQN".includes(method)) return fprOffset(n);
+  return gprOffset(n);
 }
 
 export class Bench {
@@ -84,7 +93,7 @@ export class Bench {
           form.operands.forEach(({ kind }, i) => {
             const field = RECORD + [Rec.r0, Rec.r1, Rec.r2][i];
             if (kind === "number") data.setUint16(field, numbers[i], true);
-            else if (kind === "reg") data.setUint16(field, gprOffset(numbers[i]), true);
+            else if (kind === "reg") data.setUint16(field, registerOffset(row.operands[i], numbers[i]), true);
             else if (kind === "mem") data.setUint16(RECORD + Rec.base, O.ea, true);
           });
           this.state.leave = 0;
@@ -93,6 +102,11 @@ export class Bench {
       });
     }
     data.setUint32(RECORD + RECORD_SIZE + Rec.handler, 0, true);
+  }
+
+  /** The immediate of the instructions run from now on. */
+  set immediate(value: number) {
+    this.memory.data.setBigInt64(RECORD + Rec.imm, BigInt(value), true);
   }
 
   /** A vCPU in 64-bit mode that may run everything. */

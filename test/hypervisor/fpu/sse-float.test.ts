@@ -1,7 +1,7 @@
 /** Soft float for SSE against the host's own CPU: results and exception flags, all rounding modes, DAZ and FTZ. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SF32, SF64 } from "../../../src/hypervisor/soft/fpu/sse-float.js";
+import { mxcsrCommit, SF32, SF64 } from "../../../src/hypervisor/soft/fpu/sse-float.js";
 import { CPU_ADDRESS, instantiate } from "./harness.js";
 import { compileNative, nativeUnavailable } from "./native.js";
 import { nearFloat, Random, randomFloat, SHAPE32, SHAPE64 } from "./operands.js";
@@ -31,7 +31,7 @@ function stub(code: number[]) {
   ]);
 }
 
-const functions = instantiate([...Object.values(SF32), ...Object.values(SF64)]);
+const functions = instantiate([...Object.values(SF32), ...Object.values(SF64), mxcsrCommit]);
 
 type Size = 32 | 64;
 interface Case {
@@ -181,5 +181,49 @@ for (const c of cases) {
         `case ${i}: ${c.name}(${hex(a)}, ${hex(b)}) mxcsr ${mxcsr.toString(16)}`,
       );
     }
+  });
+}
+
+/**
+ * Unmasked exceptions: what MXCSR holds at #XM, or after the instruction where none is raised. SDM vol. 1, 11.5.2–11.5.4;
+ * whether PE goes with an unmasked OE or UE was read from hardware.
+ */
+const LEAST = 0x0010_0000_0000_0000n;
+const GREATEST = 0x7fef_ffff_ffff_ffffn;
+const THIRD = 0x3fd5_5555_5555_5555n;
+const ONE = 0x3ff0_0000_0000_0000n;
+const TWO = 0x4000_0000_0000_0000n;
+const DENORMAL = 5n;
+const SIGNALING = 0x7ff0_0000_0000_0001n;
+const [IE, DE, ZE, OE, UE, PE] = [1, 2, 4, 8, 16, 32];
+const UNMASKED: [
+  operation: string,
+  a: bigint,
+  b: bigint,
+  unmasked: number,
+  flags: number,
+  raised: boolean,
+][] = [
+  ["mul", LEAST, THIRD, UE, UE, true],
+  ["mul", DENORMAL, THIRD, UE, UE | PE | DE, true],
+  ["mul", LEAST, THIRD, PE, UE | PE, true],
+  ["mul", GREATEST, GREATEST, OE, OE | PE, true],
+  ["mul", GREATEST, TWO, OE, OE, true],
+  ["mul", DENORMAL, THIRD, DE, DE, true],
+  ["div", DENORMAL, 0n, DE, ZE, false],
+  ["div", DENORMAL, 0n, ZE, ZE, true],
+  ["add", SIGNALING, DENORMAL, DE, IE, false],
+  ["add", ONE, DENORMAL, PE, DE | PE, true],
+  ["add", ONE, DENORMAL, PE | DE, DE, true],
+];
+for (const [operation, a, b, unmasked, flags, raised] of UNMASKED) {
+  test(`${operation}(${a.toString(16)}, ${b.toString(16)}) with exceptions ${unmasked} unmasked`, () => {
+    const mxcsr = 0x1f80 & ~(unmasked << 7);
+    functions.state.mxcsr = mxcsr;
+    functions.state.fpFlags = 0;
+    functions.call[`sf64_${operation}`](CPU_ADDRESS, a, b, mxcsr);
+    const trap = functions.call.mxcsr_commit(CPU_ADDRESS);
+    assert.equal(functions.state.mxcsr, mxcsr | flags);
+    assert.equal(trap !== 0, raised);
   });
 }

@@ -25,7 +25,7 @@ import {
   x87Stub,
 } from "./x87-image.js";
 
-const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 400);
+const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 250);
 
 /** Instructions that are compared elsewhere, or not at all. */
 const SKIP = new Set([

@@ -431,9 +431,9 @@ export class ColdContext implements InstrContext {
     return this.f.let(offset.add(load64(this.cpu, O.segBase + 8 * seg)));
   }
 
-  linearDataSegment(offset: I64, bytes: number): I64 {
+  linearDataSegment(offset: I64, bytes: number, write = false): I64 {
     const seg = this.number(2);
-    if (!this.long) return this.#segmentLinear(seg, offset, bytes, false);
+    if (!this.long) return this.#segmentLinear(seg, offset, bytes, write);
     // In 64-bit mode the decoder stores FS, GS, or LDTR for "no base".
     return this.f.let(
       offset.add(load64(this.cpu.add(seg.shl(3)), O.segBase).select(seg.and(~1).eq(Seg.FS), I64.const(0))),

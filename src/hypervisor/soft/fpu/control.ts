@@ -47,6 +47,11 @@ export const MXCSR_RC_ZERO = Rounding.ZERO << Mxcsr.RC_SHIFT;
  */
 export const Target = { F80_24: 0, F80_RESERVED: 1, F80_53: 2, F80: 3, F32: 4, F64: 5 } as const;
 export const TARGET_SHIFT = 16;
+const TARGET_BITS = 7;
+/** Bit of the control word for x87 stores to memory: an unmasked overflow or underflow is reported without PE. */
+export const CONTROL_STORE = 1 << 19;
+
+export const targetOf = (control: I32): I32 => control.shrU(TARGET_SHIFT).and(TARGET_BITS);
 
 /** x87 control word (SDM vol. 1, 8.1.5). */
 export const Fcw = {

@@ -8,7 +8,18 @@
 import { O } from "../vcpu-state.js";
 import type { I32, I64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
-import { FpFlag, Mxcsr, maskOf, Rounding, raise, roundingOf, TARGET_SHIFT, Target } from "./control.js";
+import {
+  CONTROL_STORE,
+  FpFlag,
+  Mxcsr,
+  maskOf,
+  Rounding,
+  raise,
+  roundingOf,
+  TARGET_SHIFT,
+  Target,
+  targetOf,
+} from "./control.js";
 import { i32, i64, sharedFunction, shiftRightSticky } from "./define.js";
 
 export const BIAS80 = 16383;
@@ -122,7 +133,8 @@ function makeRound(format: Format) {
                 f.return(pack(f, cpu, sign, i32(0), i64(0)));
               });
             } else {
-              raise(f, cpu, i32(FpFlag.UE).or(lostBits().ne(0).mul(FpFlag.PE)));
+              const lost = lostBits().ne(0).and(control.and(CONTROL_STORE).eqz());
+              raise(f, cpu, i32(FpFlag.UE).or(lost.mul(FpFlag.PE)));
               f.return(i64(0));
             }
           },
@@ -175,7 +187,8 @@ function makeRound(format: Format) {
             f.return(pack(f, cpu, sign, i32(emax - emin + 1), i64(TOP_BIT)));
           });
         } else {
-          raise(f, cpu, i32(FpFlag.OE).or(lost.ne(0).mul(FpFlag.PE)));
+          const inexact = lost.ne(0).and(control.and(CONTROL_STORE).eqz());
+          raise(f, cpu, i32(FpFlag.OE).or(inexact.mul(FpFlag.PE)));
           f.return(i64(0));
         }
       });
@@ -203,7 +216,7 @@ export const round = sharedFunction(
     const to80 = () => f.returnCall(use(round80), ...args);
     const to80Short = () => f.returnCall(use(round80Short), ...args);
     f.switch(
-      control.shrU(TARGET_SHIFT),
+      targetOf(control),
       [to80Short, to80, to80Short, to80, () => f.returnCall(use(round32), ...args)],
       () => f.returnCall(use(round64), ...args),
     );
@@ -219,7 +232,7 @@ export const special = sharedFunction(
   ["i32", "i32", "i32", "i32"],
   "i64",
   (f, _use, cpu, kind, sign, control) => {
-    const target = f.let(control.shrU(TARGET_SHIFT));
+    const target = f.let(targetOf(control));
     const negative = f.let(sign.or(kind.eq(Special.NAN)).toI64U());
     const notZero = f.let(i64(0).sub(kind.ne(Special.ZERO).toI64U()));
     const nan = f.let(kind.eq(Special.NAN).toI64U());

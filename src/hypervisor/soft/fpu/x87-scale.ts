@@ -5,19 +5,9 @@ import { type I32, load32 } from "../wasm/expr.js";
 import { controlOfFcw, FpFlag, raise, Target, withTarget } from "./control.js";
 import { coreFromInt, corePack, divide128 } from "./core.js";
 import { i32, i64, sharedFunction } from "./define.js";
-import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, Operand, unpack80 } from "./f80.js";
+import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, unpack80 } from "./f80.js";
 import { BIAS80, INFINITE, round, Special, special } from "./round.js";
-import {
-  BEFORE_COMPUTING,
-  Fsw,
-  fcwOf,
-  physical,
-  readSt,
-  setCodes,
-  slot,
-  x87Commit,
-  x87Set,
-} from "./x87-stack.js";
+import { Fsw, fcwOf, raiseIfFull, readSt, setCodes, x87Set, x87SetTwo } from "./x87-stack.js";
 
 const isInfinite = (x: I32): I32 => x.shrS(1).eq(INFINITE);
 /** Exact results: rounding does nothing but find underflow. */
@@ -84,10 +74,8 @@ export const x87Extract = sharedFunction("x87_xtract", ["i32"], "i32", (f, use, 
     f.set(exponentM, m.get);
     f.set(exponentSe, se.get);
   };
-  const full = load32(cpu, O.ftag).shrU(physical(cpu, -1)).and(1);
   f.block((done) => {
-    f.if(full.and(a.se.and(Operand.EMPTY).eqz()), () => {
-      f.store32(cpu, i32(FpFlag.IE | FpFlag.SF | FpFlag.C1), O.fpFlags);
+    f.if(raiseIfFull(f, cpu, a.se), () => {
       both(() => {
         f.set(m, i64(INDEFINITE_M));
         f.set(se, i32(INDEFINITE_SE));
@@ -122,19 +110,7 @@ export const x87Extract = sharedFunction("x87_xtract", ["i32"], "i32", (f, use, 
     f.set(m, u.m);
     f.set(se, u.x.and(1).shl(15).or(BIAS80));
   });
-  const blocked = f.let(f.call(use(x87Commit), cpu, i32(BEFORE_COMPUTING)));
-  f.if(blocked, () => f.return(blocked));
-  const top = f.let(physical(cpu, 0));
-  const next = f.let(physical(cpu, -1));
-  const put = (phys: I32, mantissa: typeof m, exponent: typeof se) => {
-    f.store64(slot(cpu, phys), mantissa.get, O.fpr);
-    f.store16(slot(cpu, phys), exponent.get, O.fpr + 8);
-  };
-  put(top, exponentM, exponentSe);
-  put(next, m, se);
-  f.store32(cpu, load32(cpu, O.ftag).or(i32(1).shl(top)).or(i32(1).shl(next)), O.ftag);
-  f.store32(cpu, next, O.ftop);
-  f.return(i32(0));
+  f.returnCall(use(x87SetTwo), cpu, exponentM.get, exponentSe.get, m.get, se.get);
 });
 
 /**

@@ -142,3 +142,34 @@ export function setCodes(f: FunctionBuilder, cpu: I32, codes: I32): void {
     O.fsw,
   );
 }
+
+/**
+ * End an instruction with two results: the first to ST(0), then the second pushed; non-zero as `x87Set`. That the stack
+ * has room has been checked.
+ */
+export const x87SetTwo = sharedFunction(
+  "x87_set_two",
+  ["i32", "i64", "i32", "i64", "i32"],
+  "i32",
+  (f, use, cpu, m0, se0, m1, se1) => {
+    const blocked = f.let(f.call(use(x87Commit), cpu, i32(BEFORE_COMPUTING)));
+    f.if(blocked, () => f.return(blocked));
+    const top = f.let(physical(cpu, 0));
+    const next = f.let(physical(cpu, -1));
+    f.store64(slot(cpu, top), m0, O.fpr);
+    f.store16(slot(cpu, top), se0, O.fpr + 8);
+    f.store64(slot(cpu, next), m1, O.fpr);
+    f.store16(slot(cpu, next), se1, O.fpr + 8);
+    f.store32(cpu, load32(cpu, O.ftag).or(i32(1).shl(top)).or(i32(1).shl(next)), O.ftag);
+    f.store32(cpu, next, O.ftop);
+    f.return(i32(0));
+  },
+);
+
+/** Where there is no room to push: a stack overflow, unless `se`, the operand, is empty. Gives 1 where there is none. */
+export function raiseIfFull(f: FunctionBuilder, cpu: I32, se: I32): I32 {
+  const full = load32(cpu, O.ftag).shrU(physical(cpu, -1)).and(1);
+  const overflow = f.let(full.and(se.and(Operand.EMPTY).eqz()));
+  f.if(overflow, () => f.store32(cpu, i32(FpFlag.IE | FpFlag.SF | FpFlag.C1), O.fpFlags));
+  return overflow;
+}

@@ -110,7 +110,7 @@ export interface InstrContext {
   /** Segment base + offset with the limit and type checks that the mode asks for. `seg`: a Seg number. */
   linear(seg: number, offset: I64, bytes: number, write: boolean): I64;
   /** As `linear`, for the data segment that the instruction's prefixes choose (string instructions: r2 holds it). */
-  linearDataSegment(offset: I64, bytes: number): I64;
+  linearDataSegment(offset: I64, bytes: number, write?: boolean): I64;
 
   // --- stack ---
   /** Push values of `size` bytes in order; all stores are checked before RSP changes. */

@@ -139,6 +139,10 @@ export const notDenormal = (format: FloatFormat, bits: Int): I32 =>
     .geU(constantBits(format, clearOfTiny(format) - 1n));
 export const isOrdered = (a: F32 | F64): I32 => floatCompare("eq", a, a);
 
+/** Neither NaN nor denormal. */
+export const isPlain = (format: FloatFormat, { bits, value }: Scalar): I32 =>
+  notDenormal(format, bits).and(isOrdered(value));
+
 /** The same for all lanes of vectors; `lanes` bit i: lane i counts. */
 export const allResultsNormal = (format: FloatFormat, r: V128): V128 => {
   // Unsigned below by signed comparison, as i64x2 has no other: both sides moved by the sign bit.

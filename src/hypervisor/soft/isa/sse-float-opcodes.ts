@@ -1,10 +1,12 @@
 /** Opcode rows of the floating-point part of SSE to SSE4.1, as SDM vol. 2 lists them. */
 import { type OpcodeRow, op } from "./opcode-table.js";
 import { reciprocal, reciprocalSquareRoot, scalarApproximation } from "./sse-approximation.js";
+import * as compare from "./sse-compare.js";
 import * as convert from "./sse-convert.js";
 import { dotProduct } from "./sse-dot-product.js";
 import * as float from "./sse-float.js";
 import { DOUBLE, SINGLE } from "./sse-float-format.js";
+import { round } from "./sse-round.js";
 import { unary } from "./vector-operands.js";
 
 const FORMATS = [
@@ -29,12 +31,17 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
       ),
     ];
     const minMax = (opcode: string, name: "min" | "max") => [
-      op(`${packed} ${opcode}`, `${name.toUpperCase()}P${letter}`, "Vx,Wx", float.packedMinMax(format, name)),
+      op(
+        `${packed} ${opcode}`,
+        `${name.toUpperCase()}P${letter}`,
+        "Vx,Wx",
+        compare.packedMinMax(format, name),
+      ),
       op(
         `${scalar} ${opcode}`,
         `${name.toUpperCase()}S${letter}`,
         `Vx,${source}`,
-        float.scalarMinMax(format, name),
+        compare.scalarMinMax(format, name),
       ),
     ];
     return [
@@ -53,8 +60,8 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
       ),
       op(`${scalar} 0F 2C`, `CVTTS${letter}2SI`, `Gy,${source}`, convert.scalarToInteger(format, true)),
       op(`${scalar} 0F 2D`, `CVTS${letter}2SI`, `Gy,${source}`, convert.scalarToInteger(format, false)),
-      op(`${packed} 0F 2E`, `UCOMIS${letter}`, `Vx,${source}`, float.orderedCompare(format, false)),
-      op(`${packed} 0F 2F`, `COMIS${letter}`, `Vx,${source}`, float.orderedCompare(format, true)),
+      op(`${packed} 0F 2E`, `UCOMIS${letter}`, `Vx,${source}`, compare.orderedCompare(format, false)),
+      op(`${packed} 0F 2F`, `COMIS${letter}`, `Vx,${source}`, compare.orderedCompare(format, true)),
       op(`${packed} 0F 51`, `SQRTP${letter}`, "Vx,Wx", float.packedSquareRoot(format)),
       op(`${scalar} 0F 51`, `SQRTS${letter}`, `Vx,${source}`, float.scalarSquareRoot(format)),
       ...arithmetic("0F 58", "add"),
@@ -63,8 +70,8 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
       ...minMax("0F 5D", "min"),
       ...arithmetic("0F 5E", "div"),
       ...minMax("0F 5F", "max"),
-      op(`${packed} 0F C2`, `CMPP${letter}`, "Vx,Wx,Ib", float.packedCompare(format)),
-      op(`${scalar} 0F C2`, `CMPS${letter}`, `Vx,${source},Ib`, float.scalarCompare(format)),
+      op(`${packed} 0F C2`, `CMPP${letter}`, "Vx,Wx,Ib", compare.packedCompare(format)),
+      op(`${scalar} 0F C2`, `CMPS${letter}`, `Vx,${source},Ib`, compare.scalarCompare(format)),
     ];
   },
 ).concat([
@@ -90,10 +97,10 @@ export const SSE_FLOAT_OPCODES: readonly OpcodeRow[] = FORMATS.flatMap(
   op("F2 0F 7D", "HSUBPS", "Vx,Wx", float.horizontal(SINGLE, "sub")),
   op("66 0F D0", "ADDSUBPD", "Vx,Wx", float.addSubtract(DOUBLE)),
   op("F2 0F D0", "ADDSUBPS", "Vx,Wx", float.addSubtract(SINGLE)),
-  op("66 0F 3A 08", "ROUNDPS", "Vx,Wx,Ib", float.round(SINGLE, false)),
-  op("66 0F 3A 09", "ROUNDPD", "Vx,Wx,Ib", float.round(DOUBLE, false)),
-  op("66 0F 3A 0A", "ROUNDSS", "Vx,W4,Ib", float.round(SINGLE, true)),
-  op("66 0F 3A 0B", "ROUNDSD", "Vx,W8,Ib", float.round(DOUBLE, true)),
+  op("66 0F 3A 08", "ROUNDPS", "Vx,Wx,Ib", round(SINGLE, false)),
+  op("66 0F 3A 09", "ROUNDPD", "Vx,Wx,Ib", round(DOUBLE, false)),
+  op("66 0F 3A 0A", "ROUNDSS", "Vx,W4,Ib", round(SINGLE, true)),
+  op("66 0F 3A 0B", "ROUNDSD", "Vx,W8,Ib", round(DOUBLE, true)),
   op("66 0F 3A 40", "DPPS", "Vx,Wx,Ib", dotProduct(SINGLE)),
   op("66 0F 3A 41", "DPPD", "Vx,Wx,Ib", dotProduct(DOUBLE)),
 ]);

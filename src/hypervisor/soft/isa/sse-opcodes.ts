@@ -1,6 +1,7 @@
 /** Opcode rows of the integer and data-movement part of MMX and SSE to SSE4.2, as SDM vol. 2 lists them. */
 import { AES_OPCODES } from "./aes.js";
 import type { Definition } from "./context.js";
+import { crc32 } from "./crc32.js";
 import { emms } from "./mmx.js";
 import { type OpcodeRow, op } from "./opcode-table.js";
 import * as cache from "./sse-cache.js";
@@ -286,8 +287,8 @@ const STRINGS: readonly OpcodeRow[] = [
   op("66 0F 3A 61", "PCMPESTRI", "Vx,Wx,Ib", strings.pcmpestri, { sized: true }),
   op("66 0F 3A 62", "PCMPISTRM", "Vx,Wx,Ib", strings.pcmpistrm),
   op("66 0F 3A 63", "PCMPISTRI", "Vx,Wx,Ib", strings.pcmpistri),
-  op("F2 0F 38 F0", "CRC32", "Gy,Eb", strings.crc32),
-  op("F2 0F 38 F1", "CRC32", "Gy,Ev", strings.crc32),
+  op("F2 0F 38 F0", "CRC32", "Gy,Eb", crc32),
+  op("F2 0F 38 F1", "CRC32", "Gy,Ev", crc32),
 ];
 
 const CONTROL: readonly OpcodeRow[] = [
@@ -298,8 +299,8 @@ const CONTROL: readonly OpcodeRow[] = [
   op("NP 0F AE /5 reg", "LFENCE", "", cache.fence),
   op("NP 0F AE /6 reg", "MFENCE", "", cache.fence),
   op("NP 0F AE /7 reg", "SFENCE", "", cache.fence),
-  op("NP 0F F7", "MASKMOVQ", "Pq,Nq", cache.mmxMaskedStore, { addressed: true }),
-  op("66 0F F7", "MASKMOVDQU", "Vx,Ux", cache.maskedStore, { addressed: true }),
+  op("NP 0F F7", "MASKMOVQ", "Pq,Nq", cache.mmxMaskedStore, { addressed: true, modal: true }),
+  op("66 0F F7", "MASKMOVDQU", "Vx,Ux", cache.maskedStore, { addressed: true, modal: true }),
 ];
 
 export const SSE_OPCODES: readonly OpcodeRow[] = [

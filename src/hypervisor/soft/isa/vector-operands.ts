@@ -1,6 +1,7 @@
 /**
  * Operands of the vector instructions, and makers of definitions for the shapes that most of them have. Legacy SSE
- * instructions ask 16-byte memory operands to be aligned (SDM vol. 2, 2.4, exceptions type 4); `unaligned` names those that do not.
+ * instructions ask 16-byte memory operands to be aligned (SDM vol. 2, 2.4, exceptions type 4); those few that do not read
+ * theirs themselves.
  */
 import { I32, type I64, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";

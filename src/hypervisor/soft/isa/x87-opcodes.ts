@@ -3,6 +3,16 @@
 import { x87Abs, x87Chs, x87Examine, x87RoundInt, x87Sqrt } from "../fpu/x87-basic.js";
 import { x87Constants } from "../fpu/x87-constants.js";
 import { x87Extract, x87Scale } from "../fpu/x87-scale.js";
+import {
+  x87Atan,
+  x87Cos,
+  x87Exp2Minus1,
+  x87Sin,
+  x87SinCos,
+  x87Tan,
+  x87Yl2x,
+  x87Yl2xp1,
+} from "../fpu/x87-transcendental.js";
 import { type OpcodeOptions, type OpcodeRow, op } from "./opcode-table.js";
 import * as a from "./x87-arithmetic.js";
 import * as t from "./x87-transfer.js";
@@ -69,14 +79,22 @@ export const X87_OPCODES: OpcodeRow[] = [
   ...CONSTANTS.map((name, i) =>
     op(`D9 =${(0xe8 + i).toString(16).toUpperCase()}`, name, "", t.loadConstant(x87Constants[i])),
   ),
+  op("D9 =F0", "F2XM1", "", a.whole(x87Exp2Minus1)),
+  op("D9 =F1", "FYL2X", "", a.whole(x87Yl2x)),
+  op("D9 =F2", "FPTAN", "", a.whole(x87Tan)),
+  op("D9 =F3", "FPATAN", "", a.whole(x87Atan)),
   op("D9 =F4", "FXTRACT", "", a.whole(x87Extract)),
   op("D9 =F5", "FPREM1", "", t.remainder(true)),
   op("D9 =F6", "FDECSTP", "", t.moveTop(-1)),
   op("D9 =F7", "FINCSTP", "", t.moveTop(1)),
   op("D9 =F8", "FPREM", "", t.remainder(false)),
+  op("D9 =F9", "FYL2XP1", "", a.whole(x87Yl2xp1)),
   op("D9 =FA", "FSQRT", "", a.whole(x87Sqrt)),
+  op("D9 =FB", "FSINCOS", "", a.whole(x87SinCos)),
   op("D9 =FC", "FRNDINT", "", a.whole(x87RoundInt)),
   op("D9 =FD", "FSCALE", "", a.whole(x87Scale)),
+  op("D9 =FE", "FSIN", "", a.whole(x87Sin)),
+  op("D9 =FF", "FCOS", "", a.whole(x87Cos)),
 
   ...MOVES.flatMap(([name, condition], i) => [
     op(`DA /${i} reg`, `FCMOV${name}`, "T", t.moveIf(condition)),

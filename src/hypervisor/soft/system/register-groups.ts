@@ -1,6 +1,7 @@
 /** The vCPU's state in KVM's register groups, and what reset and INIT make of it (SDM vol. 3A, table 10-1). */
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import type { Fpu, Regs, Segment, Sregs } from "../../seam.js";
+import { Fsw } from "../fpu/x87-stack.js";
 import { Access, Cr0, Seg, type VcpuState } from "../vcpu-state.js";
 import { DR6_FIXED, DR7_FIXED } from "./control.js";
 import { readEflags, writeEflags } from "./mode.js";
@@ -137,15 +138,12 @@ export function getFpu(s: VcpuState, memory: SharedMemory): Fpu {
   };
 }
 
-/** The exception flags of the x87 status word, and their masks in the control word (SDM vol. 1, 8.1.3.3). */
-const X87_EXCEPTIONS = 0x3f;
-
 export function setFpu(s: VcpuState, memory: SharedMemory, fpu: Fpu): void {
   s.ftop = (fpu.fsw >> 11) & 7;
   s.fsw = fpu.fsw & ~(7 << 11);
   s.fcw = fpu.fcw;
-  s.fpuPending = (fpu.fsw & ~fpu.fcw & X87_EXCEPTIONS) !== 0 ? 1 : 0;
   s.ftag = fpu.ftwx & 0xff;
+  s.fpuPending = (fpu.fsw & ~fpu.fcw & Fsw.EXCEPTIONS) !== 0 ? 1 : 0;
   s.fop = fpu.lastOpcode;
   s.fip = fpu.lastIp;
   s.fdp = fpu.lastDp;
@@ -195,8 +193,9 @@ export function resetRegisters(s: VcpuState): void {
   s.fcw = 0x40;
   s.fsw = 0;
   s.ftop = 0;
+  s.fpuPending = 0;
   // Empty, unlike the data sheet's 5555h tag word, is what FNINIT makes and what software relies on.
-  s.ftag = 0xff;
+  s.ftag = 0;
   s.mxcsr = 0x1f80;
   s.xcr0 = 1n;
   s.pat = 0x0007040600070406n;
