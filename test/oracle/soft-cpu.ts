@@ -199,8 +199,8 @@ export class SoftCpu implements OracleCpu {
       const target = KERNEL + stub;
       const offset = BigInt(target & 0xffff) | (BigInt(target >>> 16) << 48n);
       put(IDT + 16 * vector, offset | (BigInt(KERNEL_CODE) << 16n) | (type << 32n));
-      // out vector, al
-      this.#memory.write(gpa(stub), Uint8Array.of(0xe6, vector));
+      // out vector, al; jmp itself, so that decoding ends there
+      this.#memory.write(gpa(stub), Uint8Array.of(0xe6, vector, 0xeb, 0xfe));
     }
     // iretq
     this.#memory.write(gpa(ENTRY_STUB), Uint8Array.of(0x48, 0xcf));
