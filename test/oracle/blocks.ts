@@ -103,6 +103,7 @@ class BlockBuilder {
     const { random, registers } = this;
     if (READS_FLAGS.test(form.row.mnemonic)) this.needFlags();
     const d = new Draft(form, random, this.entry + this.code.length, false);
+    d.gs = false;
     d.rexW = this.bitness === 64 && form.size === 8 && form.row.operand64 === undefined;
     d.plain = true;
     chooseRegisters(d);

@@ -18,6 +18,9 @@ export const DATA_END = DATA_BASE + DATA_SIZE;
 export const LOW_BASE = 0x8000;
 export const LOW_SIZE = 2 * PAGE;
 
+/** Base of GS in 64-bit mode. (FS is the host thread's own.) */
+export const GS_BASE = 0x123450n;
+
 export const INT3 = 0xcc;
 /** Vector of INT3: how a case that met no exception ends. */
 export const BREAKPOINT = 3;

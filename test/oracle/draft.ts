@@ -6,6 +6,7 @@ import {
   DATA_END,
   DATA_WRITABLE,
   dataTemplate,
+  GS_BASE,
   LOW_BASE,
   LOW_SIZE,
   lowTemplate,
@@ -38,6 +39,8 @@ export class Draft {
   targetBytes: number;
   /** What the instruction adds to the address itself (bit tests): subtracted from the encoded one. */
   bias = 0n;
+  /** Whether the memory operand goes through GS. */
+  gs: boolean;
   /** Registers that may not be used to address memory. */
   readonly keep = new Set<number>();
   /** Registers that address the memory operand, once it is encoded. */
@@ -71,6 +74,10 @@ export class Draft {
     const loadsStack =
       /^(MOV|POP|LSS|POPF|IRET)$/.test(form.row.mnemonic) && form.row.operands[0]?.method !== "E";
     if (random.chance(0.03) && !loadsStack) this.rflags |= TF;
+    const { row } = form;
+    const hasMemory = form.mod === "mem" || row.operands.some((o) => o.method === "X" || o.method === "O");
+    const implicit = /^MASKMOV/.test(row.mnemonic);
+    this.gs = form.bitness === 64 && row.noSegment !== true && (hasMemory || implicit) && random.chance(0.06);
     this.targetBytes = this.#memoryBytes();
     const nonCanonical = form.bitness === 64 && form.addressSize === 8;
     this.target =
@@ -79,6 +86,11 @@ export class Draft {
         : dataAddress(random, this.targetBytes, nonCanonical);
     this.gpr[RSP] = BigInt(DATA_BASE + 0x800 + 8 * random.below((DATA_WRITABLE - 0x1000) / 8));
     if (random.chance(0.1)) this.gpr[RSP] += BigInt(random.below(8));
+  }
+
+  /** What the segment adds to an effective address. */
+  get segmentBase(): bigint {
+    return this.gs ? GS_BASE : 0n;
   }
 
   dataAddress(bytes: number, allowNonCanonical: boolean): bigint {

@@ -7,6 +7,7 @@ import { type Form, REG_METHODS, RM_METHODS } from "./forms.js";
 /** The most bytes an instruction can have (SDM vol. 2, 2.3.11). */
 export const LONGEST = 15;
 
+const GS_PREFIX = 0x65;
 const SEGMENT_PREFIX = { ES: 0x26, CS: 0x2e, SS: 0x36, DS: 0x3e } as const;
 
 function immediateSize(code: OperandCode, form: Form): number {
@@ -45,11 +46,13 @@ function prefixes(d: Draft): number[] {
   }
   const natural = bitness === 64 ? 8 : 4;
   if (form.addressSize !== natural) list.push(0x67);
-  if (form.mod === "mem" && !d.plain && random.chance(0.04)) {
+  if (d.gs) list.push(GS_PREFIX);
+  else if (form.mod === "mem" && !d.plain && random.chance(0.04)) {
     const name = random.pick(["ES", "CS", "SS", "DS"] as const);
-    // Through CS, ARPL faults only where it has something to change, and POP only after the stack was read: not worth checks
-    // of their own.
-    if (!/^(ARPL|POP)$/.test(row.mnemonic) || name !== "CS") list.push(SEGMENT_PREFIX[name]);
+    // Through CS, ARPL faults only where it has something to change, POP only after the stack was read, and the x87 and
+    // MMX after their own faults: not worth checks of their own.
+    const late = /^(ARPL|POP)$/.test(row.mnemonic) || d.fx !== undefined;
+    if (!late || name !== "CS") list.push(SEGMENT_PREFIX[name]);
   }
   for (let i = list.length - 1; i > 0; i--) {
     const j = random.below(i + 1);
@@ -111,7 +114,7 @@ export function encode(d: Draft, memory: EncodedOperand | undefined): Uint8Array
     const immediate = d.immediates.get(i);
     if (operand.method === "A") bytes.push(...little(immediate ?? 0n, form.size + 2));
     else if (immediate !== undefined) bytes.push(...little(immediate, immediateSize(operand, form)));
-    if (operand.method === "O") bytes.push(...little(d.target, form.addressSize));
+    if (operand.method === "O") bytes.push(...little(d.target - d.bias, form.addressSize));
   });
   const jump = row.operands.find((o) => o.method === "J");
   if (jump !== undefined) bytes.push(...relative(d, jump, bytes.length));

@@ -101,6 +101,7 @@ export function generate(variant: Form, random: Random, lowMemory: boolean): Cpu
   const hints = HINTS.filter((hint) => applies(hint, row));
   if (row.noSegment === true) d.target = integer(random);
   for (const hint of hints) hint.before?.(d);
+  d.bias += d.segmentBase;
   if (bitness === 32) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
 
   let memory: EncodedOperand | undefined;

@@ -65,7 +65,7 @@ function strings(d: Draft): void {
   if (random.chance(0.1)) count = BigInt(random.below(0x2000 / size));
   if (random.chance(0.03)) count = integer(random);
   const reach = form.rep === "none" ? size : Math.min(Number(count), 24) * size + size;
-  d.gpr[RSI] = d.pointer(reach);
+  d.gpr[RSI] = d.pointer(reach) - d.segmentBase;
   d.gpr[RDI] = d.pointer(reach);
   // Not far apart: overlapping moves. With garbage above a 16-bit address, the processor this was written on (AMD
   // family 1Ah) takes fast paths that it should not, so that what overlaps comes out wrong.
@@ -73,7 +73,7 @@ function strings(d: Draft): void {
     d.gpr[RSI] &= 0xffffn;
     d.gpr[RDI] &= 0xffffn;
   }
-  if (random.chance(0.2)) d.gpr[RDI] = d.gpr[RSI] + BigInt(random.below(64) - 32);
+  if (random.chance(0.2)) d.gpr[RDI] = d.gpr[RSI] + d.segmentBase + BigInt(random.below(64) - 32);
   if (form.rep !== "none") {
     const garbage = form.bitness === 64 && form.addressSize === 4 ? random.u64() & ~0xffffffffn : 0n;
     d.gpr[RCX] = (count & MASK[form.addressSize]) | garbage;
@@ -87,7 +87,8 @@ function strings(d: Draft): void {
       const copy = run.slice();
       if (random.chance(0.5)) copy[random.below(copy.length)] ^= 1 << random.below(8);
       const back = (d.rflags & 0x400) !== 0 ? BigInt(copy.length - size) : 0n;
-      d.patch((d.gpr[register] & MASK[Math.min(form.addressSize, 4)]) - back, copy);
+      const base = register === RSI ? d.segmentBase : 0n;
+      d.patch((d.gpr[register] & MASK[Math.min(form.addressSize, 4)]) + base - back, copy);
     }
   }
 }
@@ -214,7 +215,7 @@ export const HINTS: readonly Hint[] = [
   {
     mnemonics: /^XLATB?$/,
     before: (d) => {
-      d.gpr[RBX] = d.pointer(1);
+      d.gpr[RBX] = d.pointer(1) - d.segmentBase;
       const index = d.gpr[RAX] & 0xffn;
       if (d.form.addressSize !== 2) d.gpr[RBX] -= index;
     },
@@ -226,6 +227,7 @@ export const HINTS: readonly Hint[] = [
       const bytes = d.form.row.mnemonic === "MASKMOVQ" ? 8 : 16;
       do d.gpr[RDI] = d.pointer(bytes);
       while (!d.isWritable(d.gpr[RDI], bytes));
+      d.gpr[RDI] -= d.segmentBase;
       d.rflags &= ~AC;
     },
   },

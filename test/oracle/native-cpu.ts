@@ -15,6 +15,7 @@ import {
   DATA_WRITABLE,
   dataTemplate,
   FX_SIZE,
+  GS_BASE,
   INT3,
   initialFx,
   LOW_BASE,
@@ -48,6 +49,9 @@ const ITIMER_VIRTUAL = 1;
 /** No batch of cases takes longer than some milliseconds. */
 const WATCHDOG_SECONDS = 1n;
 
+/** ARCH_SET_GS (<asm/prctl.h>). Programs on x86-64 Linux leave GS alone. */
+const ARCH_SET_GS = 0x1001;
+
 const HANDLER_OFFSET = 0x1000;
 const ENTER_OFFSET = 0x1100;
 const STACK_OFFSET = 0x2000;
@@ -69,6 +73,7 @@ function open() {
     sigaction: libc.func("int sigaction(int, const uint8_t *act, uint8_t *old)"),
     sigprocmask: libc.func("int pthread_sigmask(int, const uint8_t *set, uint8_t *old)"),
     sigaltstack: libc.func("int sigaltstack(const uint8_t *new, uint8_t *old)"),
+    archPrctl: libc.func("int arch_prctl(int, uint64_t)"),
     setitimer: libc.func("int setitimer(int, const uint64_t *new, void *old)"),
     /** Memory at a fixed address, or undefined where the host refuses. */
     map(address: number, size: number, protection: number): Uint8Array | undefined {
@@ -153,6 +158,7 @@ export class NativeCpu implements OracleCpu {
     SIGNALS.forEach((signal, i) => {
       this.#libc.sigaction(signal, this.#action, this.#oldActions[i]);
     });
+    this.#libc.archPrctl(ARCH_SET_GS, GS_BASE);
     this.#libc.setitimer(
       ITIMER_VIRTUAL,
       new BigUint64Array([WATCHDOG_SECONDS, 0n, WATCHDOG_SECONDS, 0n]),
@@ -162,6 +168,7 @@ export class NativeCpu implements OracleCpu {
 
   end(): void {
     this.#libc.setitimer(ITIMER_VIRTUAL, new BigUint64Array(4), null);
+    this.#libc.archPrctl(ARCH_SET_GS, 0n);
     SIGNALS.forEach((signal, i) => {
       this.#libc.sigaction(signal, this.#oldActions[i], null);
     });

@@ -32,6 +32,7 @@ import {
   dataTemplate,
   FX_SIZE,
   Fx,
+  GS_BASE,
   INT3,
   initialFx,
   LOW_BASE,
@@ -218,7 +219,7 @@ export class SoftCpu implements OracleCpu {
       ds: data,
       es: data,
       fs: absent,
-      gs: absent,
+      gs: { ...absent, base: GS_BASE },
       tr: {
         ...segment(TSS_SELECTOR, 11, 0, 0),
         s: 0,
