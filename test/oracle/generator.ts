@@ -5,7 +5,9 @@ import { CODE_BASE, CODE_SIZE, type CpuCase, PAGE, type Random } from "./cpu-cas
 import { Draft } from "./draft.js";
 import { chooseRex, encode, LONGEST } from "./encoder.js";
 import { describeForm, type Form, type Size } from "./forms.js";
-import { farPointer, HINTS, type Hint, vectorKind, vectorOperand } from "./hints.js";
+import type { Hint } from "./hint.js";
+import { HINTS, vectorKind, vectorOperand } from "./hints.js";
+import { farPointer } from "./hints-control.js";
 import { fxImage, integer } from "./values.js";
 
 const FP_MNEMONICS = /^(EMMS|FXSAVE|FXRSTOR|LDMXCSR|STMXCSR|FWAIT)$/;
