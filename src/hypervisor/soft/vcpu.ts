@@ -91,6 +91,8 @@ export class SoftVcpu implements Vcpu {
   readonly #s: VcpuState;
   readonly #irqchip: IrqChip;
   readonly #exitData: DataView;
+  /** Apart from the other parts: any thread may set MSRs. */
+  readonly #msrs: Msrs;
   #parts: Parts | undefined;
   #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
 
@@ -102,6 +104,18 @@ export class SoftVcpu implements Vcpu {
     this.#s = vm.places[id].state;
     this.#irqchip = vm.irqchip;
     this.#exitData = new DataView(this.exit.data.buffer);
+    this.#msrs = new Msrs(
+      this.#s,
+      id,
+      this.#irqchip,
+      vm.kvmClock,
+      () => BigInt(Math.floor(vm.clock.now())),
+      () => vm.request(id, Request.TLB_FLUSH),
+      () => {
+        this.#irqchip.tscChanged(id);
+        vm.kvmClock.tscChanged();
+      },
+    );
   }
 
   /** State at power-up (SDM vol. 3A, table 10-1); for the thread that makes the machine. */
@@ -154,18 +168,7 @@ export class SoftVcpu implements Vcpu {
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
     const control = new ControlRegisters(s, memory, access, this.id, this.#irqchip);
-    const msrs = new Msrs(
-      s,
-      this.id,
-      this.#irqchip,
-      this.vm.kvmClock,
-      () => BigInt(Math.floor(clock.now())),
-      () => wasm.flushTlb(s.address),
-      () => {
-        this.#irqchip.tscChanged(this.id);
-        this.vm.kvmClock.tscChanged();
-      },
-    );
+    const msrs = this.#msrs;
     const ports = new PortIo(s, access, this.#irqchip);
     const context: OperationContext = {
       s,
@@ -739,14 +742,14 @@ export class SoftVcpu implements Vcpu {
   getMsrs(indices: readonly number[]): Msr[] {
     const result: Msr[] = [];
     for (const index of indices) {
-      const data = this.#run.msrs.read(index >>> 0);
+      const data = this.#msrs.read(index >>> 0);
       if (data !== undefined) result.push({ index, data });
     }
     return result;
   }
   setMsrs(msrs: readonly Msr[]): void {
     for (const { index, data } of msrs) {
-      if (!this.#run.msrs.write(index >>> 0, data)) {
+      if (!this.#msrs.write(index >>> 0, data)) {
         throw new RangeError(`MSR 0x${(index >>> 0).toString(16)} cannot be 0x${data.toString(16)}`);
       }
     }

@@ -2,7 +2,8 @@
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import { InstructionDecoder } from "../decode/instruction.js";
 import type { ColdExports } from "../mmu/access.js";
-import { buildHandlerModule, HANDLER_TABLE_SIZE, type HandlerModule } from "./handler-module.js";
+import { loadHandlerModule } from "./engine-file.js";
+import { HANDLER_TABLE_SIZE, type HandlerModule } from "./handler-module.js";
 
 /** What the module calls (runtime, declareImports). Addresses are byte offsets in linear memory, physical ones in halves. */
 export interface ColdImports {
@@ -17,7 +18,7 @@ let built: { handlers: HandlerModule; module: WebAssembly.Module } | undefined;
 
 function engine(): { handlers: HandlerModule; module: WebAssembly.Module } {
   if (built === undefined) {
-    const handlers = buildHandlerModule();
+    const handlers = loadHandlerModule();
     built = { handlers, module: new WebAssembly.Module(handlers.bytes) };
   }
   return built;

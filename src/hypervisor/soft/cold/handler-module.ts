@@ -28,11 +28,16 @@ export interface HandlerModule extends HandlerTable {
   readonly bytes: Uint8Array;
 }
 
+/** All rows, in the order in which handlers are numbered. */
+export function handlerRows(): readonly OpcodeRow[] {
+  return [...OPCODES, ...SPECIAL_ROWS];
+}
+
 export function buildHandlerModule(options: { names?: boolean } = {}): HandlerModule {
   const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE, HANDLER_TABLE_SIZE);
   const runtime = new Runtime(module);
   const table: FuncRef[] = defineSpecialHandlers(runtime);
-  const rows = [...OPCODES, ...SPECIAL_ROWS];
+  const rows = handlerRows();
   const handlers = new Uint16Array(rows.length * FORMS_PER_ROW);
   const writes: boolean[] = table.map(() => false);
   const known = new Map<string, number>();
