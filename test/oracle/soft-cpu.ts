@@ -63,6 +63,9 @@ const DATA_PAGES = 0x20000;
 const LOW_PAGES = 0x30000;
 const RAM_SIZE = 0x200000;
 const PT_LOW = 0x40000;
+const WARM_UP_PAGE = 0x50000;
+/** Linear address of code that fills the TLB: apart from what cases use. */
+const WARM_UP = 0x60080000;
 const KERNEL = 0x40000000;
 /** The VM's own state, after a first page that nothing uses. */
 const STATE_START = 0x10000;
@@ -203,9 +206,26 @@ export class SoftCpu implements OracleCpu {
       // out vector, al; jmp itself, so that decoding ends there
       this.#memory.write(gpa(stub), Uint8Array.of(0xe6, vector, 0xeb, 0xfe));
     }
+    map(WARM_UP, WARM_UP_PAGE, PAGE, 0n);
+    this.#memory.write(gpa(WARM_UP_PAGE), this.#warmUpCode());
     // iretq
     this.#memory.write(gpa(ENTRY_STUB), Uint8Array.of(0x48, 0xcf));
     this.#memory.write(gpa(DATA_PAGES), dataTemplate);
+  }
+
+  /** Reads and, where that is allowed, writes each page that cases may touch. */
+  #warmUpCode(): Uint8Array {
+    const pages: number[] = [];
+    for (let at = 0; at < DATA_SIZE; at += PAGE) pages.push(DATA_BASE + at);
+    if (this.lowMemory) for (let at = 0; at < LOW_SIZE; at += PAGE) pages.push(LOW_BASE + at);
+    const code = pages.flatMap((page) => {
+      const address = [0, 8, 16, 24].map((shift) => (page >>> shift) & 0xff);
+      const writable = page < DATA_BASE + DATA_WRITABLE;
+      // mov al, [page]; or byte [page], 0
+      const write = writable ? [0x80, 0x0c, 0x25, ...address, 0] : [];
+      return [0x8a, 0x04, 0x25, ...address, ...write];
+    });
+    return Uint8Array.from([...code, INT3]);
   }
 
   #initialState(): void {
@@ -251,6 +271,27 @@ export class SoftCpu implements OracleCpu {
   begin(): void {}
   end(): void {}
 
+  /** Go to user mode and run until an exception. */
+  #enter(rip: number, cs: number, rflags: number, gpr: BigUint64Array, title: string): void {
+    const frame = STACK_TOP - 40;
+    const words = [BigInt(rip), BigInt(cs), BigInt(rflags), gpr[4], BigInt(Selector.DATA)];
+    words.forEach((value, i) => {
+      this.#memory.writeU64(gpa(frame + 8 * i), value);
+    });
+    const regs = this.#regs;
+    REGISTERS.forEach((name, i) => {
+      regs[name] = gpr[i];
+    });
+    regs.rsp = BigInt(KERNEL + frame);
+    regs.rip = BigInt(KERNEL + ENTRY_STUB);
+    regs.rflags = 2n;
+    this.vcpu.setRegs(regs);
+    const reason = this.vcpu.run();
+    if (reason !== ExitReason.IO || !this.vcpu.exit.isWrite || this.vcpu.exit.port >= IDT_VECTORS) {
+      throw new Error(`the software CPU left with exit reason ${reason} in ${title}`);
+    }
+  }
+
   run(test: CpuCase): Outcome {
     const at = test.entry - CODE_BASE;
     this.#memory.write(gpa(CODE_PAGES + at), test.code);
@@ -260,26 +301,11 @@ export class SoftCpu implements OracleCpu {
       const at = address >= DATA_BASE ? DATA_PAGES + address - DATA_BASE : LOW_PAGES + address - LOW_BASE;
       this.#memory.write(gpa(at), bytes);
     }
-    const cs = test.bitness === 64 ? Selector.CODE64 : Selector.CODE32;
-    const frame = STACK_TOP - 40;
-    const words = [BigInt(test.entry), BigInt(cs), BigInt(test.rflags), test.gpr[4], BigInt(Selector.DATA)];
-    words.forEach((value, i) => {
-      this.#memory.writeU64(gpa(frame + 8 * i), value);
-    });
-    const regs = this.#regs;
-    REGISTERS.forEach((name, i) => {
-      regs[name] = test.gpr[i];
-    });
-    regs.rsp = BigInt(KERNEL + frame);
-    regs.rip = BigInt(KERNEL + ENTRY_STUB);
-    regs.rflags = 2n;
-    this.vcpu.setRegs(regs);
     if (test.fx !== undefined) this.vcpu.setFpu(fpuFromFx(test.fx));
-
-    const reason = this.vcpu.run();
-    if (reason !== ExitReason.IO || !this.vcpu.exit.isWrite || this.vcpu.exit.port >= IDT_VECTORS) {
-      throw new Error(`the software CPU left with exit reason ${reason} in ${test.title}`);
-    }
+    // Writing code empties the TLB. Half of the cases find it filled, so that both ways to memory are tested.
+    if ((test.entry & 1) !== 0) this.#enter(WARM_UP, Selector.CODE64, 2, test.gpr, "the warm-up");
+    const cs = test.bitness === 64 ? Selector.CODE64 : Selector.CODE32;
+    this.#enter(test.entry, cs, test.rflags, test.gpr, test.title);
 
     const outcome = this.#outcome;
     const after = this.vcpu.getRegs();
