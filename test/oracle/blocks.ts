@@ -82,7 +82,7 @@ class BlockBuilder {
       this.gpr[pointer] = BigInt(AREA + 16 * random.below(AREA_SIZE / 16));
     }
     this.gpr[4] = BigInt(AREA + 0x800);
-    if (bitness === 32) for (let i = 0; i < 16; i++) this.gpr[i] &= 0xffffffffn;
+    if (bitness !== 64) for (let i = 0; i < 16; i++) this.gpr[i] &= 0xffffffffn;
   }
 
   push(bytes: Iterable<number>): void {
@@ -161,7 +161,7 @@ function comparable(form: Form): boolean {
 }
 
 export class BlockGenerator {
-  readonly #forms: Record<Bitness, Form[]> = { 64: [], 32: [] };
+  readonly #forms: Record<Bitness, Form[]> = { 64: [], 32: [], 16: [] };
 
   constructor(
     forms: readonly Form[],

@@ -99,6 +99,7 @@ export function differences(test: CpuCase, native: Outcome, soft: Outcome, maske
   const holes = masked.memory.map(
     ([offset, length]) => [Number(test.operand ?? 0n) + offset, length] as const,
   );
+  if (masked.belowStack > 0) holes.push([Number(test.gpr[4]) - masked.belowStack, masked.belowStack]);
   compareData(DATA_BASE, native.data, soft.data, holes, add);
   if (test.usesLow) compareData(LOW_BASE, native.low, soft.low, holes, add);
   return list;
@@ -202,7 +203,7 @@ export function disassemble(test: CpuCase): string | undefined {
   try {
     const file = join(folder, "code");
     writeFileSync(file, test.code);
-    const machine = test.bitness === 64 ? "i386:x86-64" : "i386";
+    const machine = { 64: "i386:x86-64", 32: "i386", 16: "i8086" }[test.bitness];
     const text = execFileSync(
       "objdump",
       ["-D", "-b", "binary", "-m", machine, "-M", "intel", `--adjust-vma=${test.entry}`, file],

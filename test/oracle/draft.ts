@@ -49,7 +49,7 @@ export class Draft {
   rex = false;
   /** Where an indirect branch goes. */
   branch = 0n;
-  /** A branch target that is not canonical was chosen. */
+  /** A branch target that is not canonical or beyond the limit was chosen. */
   badTarget = false;
   rexW = false;
   /** No prefixes but those that the form asks for. */

@@ -2,7 +2,7 @@
 import type { OpcodeRow, OperandCode } from "../../src/hypervisor/soft/isa/opcode-table.js";
 import { codeAddress, type EncodedOperand } from "./addressing.js";
 import type { Draft } from "./draft.js";
-import { type Form, REG_METHODS, RM_METHODS } from "./forms.js";
+import { type Form, isWordSized, REG_METHODS, RM_METHODS } from "./forms.js";
 
 /** The most bytes an instruction can have (SDM vol. 2, 2.3.11). */
 export const LONGEST = 15;
@@ -39,13 +39,13 @@ function prefixes(d: Draft): number[] {
   if (form.rep === "rep") list.push(0xf3);
   if (form.rep === "repne") list.push(0xf2);
   const byteOnly = row.map === "" && row.operands.length > 0 && row.operands.every((o) => o.type === "b");
-  if (size === 2) list.push(0x66);
+  const needs66 = bitness === 16 ? size === 4 && isWordSized(row) : size === 2;
+  if (needs66) list.push(0x66);
   // Ignored: beside REX.W, and where every operand is a byte.
   else if (row.prefix === "any" && row.operand64 === undefined && random.chance(0.05)) {
     if ((size === 8 && d.rexW) || byteOnly) list.push(0x66);
   }
-  const natural = bitness === 64 ? 8 : 4;
-  if (form.addressSize !== natural) list.push(0x67);
+  if (8 * form.addressSize !== bitness) list.push(0x67);
   if (d.gs) list.push(GS_PREFIX);
   else if (form.mod === "mem" && !d.plain && random.chance(0.04)) {
     const name = random.pick(["ES", "CS", "SS", "DS"] as const);

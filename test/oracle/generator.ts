@@ -4,7 +4,7 @@ import { type EncodedOperand, encodeMemory } from "./addressing.js";
 import { CODE_BASE, CODE_SIZE, type CpuCase, PAGE, type Random } from "./cpu-case.js";
 import { Draft } from "./draft.js";
 import { chooseRex, encode, LONGEST } from "./encoder.js";
-import { describeForm, type Form, type Size } from "./forms.js";
+import { describeForm, type Form, otherAddressSize } from "./forms.js";
 import type { Hint } from "./hint.js";
 import { HINTS, vectorKind, vectorOperand } from "./hints.js";
 import { farPointer } from "./hints-control.js";
@@ -86,8 +86,10 @@ function loadsSegments(row: OpcodeRow): boolean {
 /** Now and then the other address size, where that is not a form of its own. */
 function varyAddressSize(form: Form, random: Random): Form {
   const { row, mod, bitness } = form;
-  if (mod !== "mem" || row.addressed === true || !random.chance(0.08)) return form;
-  return { ...form, addressSize: (bitness === 64 ? 4 : 2) as Size };
+  // Most of the memory is beyond 16-bit addresses.
+  const often = bitness === 16 ? 0.5 : 0.08;
+  if (mod !== "mem" || row.addressed === true || !random.chance(often)) return form;
+  return { ...form, addressSize: otherAddressSize(bitness) };
 }
 
 /** One case of a form. */
@@ -104,7 +106,7 @@ export function generate(variant: Form, random: Random, lowMemory: boolean): Cpu
   if (row.noSegment === true) d.target = integer(random);
   for (const hint of hints) hint.before?.(d);
   d.bias += d.segmentBase;
-  if (bitness === 32) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
+  if (bitness !== 64) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
 
   let memory: EncodedOperand | undefined;
   if (form.mod === "mem") {
@@ -122,7 +124,7 @@ export function generate(variant: Form, random: Random, lowMemory: boolean): Cpu
   chooseRex(d, memory);
   if (form.mod === "mem" || row.operands.some((o) => o.method === "O")) fillMemory(d);
   for (const hint of hints) hint.after?.(d);
-  if (bitness === 32) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
+  if (bitness !== 64) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
   let code = encode(d, memory);
   if (entry + code.length > CODE_BASE + CODE_SIZE) code = code.subarray(0, CODE_BASE + CODE_SIZE - entry);
   return {

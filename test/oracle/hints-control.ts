@@ -1,14 +1,16 @@
 /** Set-ups of branches, stack operations and loads of selectors: where they lead is never left to chance. */
 import { codeAddress } from "./addressing.js";
-import { DATA_BASE, DATA_WRITABLE } from "./cpu-case.js";
+import { CODE_BASE, CODE_SIZE, DATA_BASE, DATA_WRITABLE, Selector } from "./cpu-case.js";
 import type { Draft } from "./draft.js";
 import { Gpr, type Hint, MASK, setLow } from "./hint.js";
 import { integer } from "./values.js";
 
 /** A return address or branch target in the register or memory that the instruction takes it from. */
 function branchTarget(d: Draft): bigint {
-  const target = codeAddress(d.random, d.entry, 16, d.form.bitness === 64);
+  const linear = codeAddress(d.random, d.entry, 16, d.form.bitness === 64);
+  const target = d.form.bitness === 16 ? BigInt.asUintN(32, linear - BigInt(CODE_BASE)) : linear;
   if (BigInt.asIntN(48, target) !== BigInt.asIntN(64, target)) d.badTarget = true;
+  if (d.form.bitness === 16 && target >= BigInt(CODE_SIZE)) d.badTarget = true;
   return target;
 }
 
@@ -29,12 +31,19 @@ const CODE_SELECTORS = [
   0x33, 0x33, 0x33, 0x23, 0x23, 0x23, 0x30, 0x20, 0x2b, 0x10, 0x13, 0, 0x07, 0xfff8,
 ] as const;
 
-const codeSelector = (d: Draft) => BigInt(d.random.pick(CODE_SELECTORS));
+/** A selector for CS, and an offset that fits the segment. */
+function farTarget(d: Draft): { offset: bigint; selector: bigint } {
+  const { bitness } = d.form;
+  const offset = branchTarget(d);
+  if (bitness === 16 && d.random.chance(0.5)) return { offset, selector: BigInt(Selector.CODE16) };
+  const flat = bitness === 16 ? BigInt.asUintN(32, offset + BigInt(CODE_BASE)) : offset;
+  return { offset: flat, selector: BigInt(d.random.pick(CODE_SELECTORS)) };
+}
 
 /** Offset of the operand's size, then a selector. */
 export function farPointer(d: Draft): bigint {
-  const offset = branchTarget(d) & MASK[d.form.size];
-  return offset | (codeSelector(d) << BigInt(8 * d.form.size));
+  const { offset, selector } = farTarget(d);
+  return (offset & MASK[d.form.size]) | (selector << BigInt(8 * d.form.size));
 }
 
 /** Far CALL and JMP through memory. */
@@ -64,7 +73,8 @@ export const CONTROL_HINTS: readonly Hint[] = [
     after: (d) => {
       if (d.form.mod === "mem") d.patchInteger(d.target, d.branch, d.form.size + (isFarIndirect(d) ? 2 : 0));
       // A bad target beside a bad stack: which is found first is not documented.
-      const alone = !d.badTarget && !isFarIndirect(d);
+      const { method } = d.form.row.operands[0];
+      const alone = method === "J" ? d.form.bitness !== 16 : method === "E" && !d.badTarget;
       if (d.form.row.mnemonic === "CALL" && alone) stackPointer(d, d.form.size);
     },
   },
@@ -75,8 +85,11 @@ export const CONTROL_HINTS: readonly Hint[] = [
       stackPointer(d, size);
       d.patchInteger(d.gpr[Gpr.RSP], branchTarget(d), 8);
       // Before it finds fault with CS, AMD's processors read the stack that a return outward would take over.
-      if (isFarReturn(d)) d.immediates.set(0, BigInt(8 * d.random.below(8)));
-      if (isFarReturn(d)) d.patchInteger(d.gpr[Gpr.RSP] + BigInt(size), codeSelector(d), size);
+      if (!isFarReturn(d)) return;
+      d.immediates.set(0, BigInt(8 * d.random.below(8)));
+      const { offset, selector } = farTarget(d);
+      d.patchInteger(d.gpr[Gpr.RSP], offset, size);
+      d.patchInteger(d.gpr[Gpr.RSP] + BigInt(size), selector, size);
     },
   },
   {
@@ -86,7 +99,8 @@ export const CONTROL_HINTS: readonly Hint[] = [
       const { size } = d.form;
       const flags = (integer(d.random) & ~0x100n) | 2n;
       const stack = d.random.chance(0.8) ? 0x2b : d.random.pick(DATA_SELECTORS);
-      const words = [branchTarget(d), codeSelector(d), flags, BigInt(DATA_BASE + 0x800), BigInt(stack)];
+      const { offset, selector } = farTarget(d);
+      const words = [offset, selector, flags, BigInt(DATA_BASE + 0x800), BigInt(stack)];
       words.forEach((word, i) => {
         d.patchInteger(d.gpr[Gpr.RSP] + BigInt(i * size), word, size);
       });

@@ -117,7 +117,7 @@ function caseOf(encoding: Encoding, bitness: 32 | 64): CpuCase {
 
 for (const bitness of [64, 32] as const) {
   test(`encodings that are no instructions are #UD, ${bitness}-bit`, () => {
-    const soft = new SoftCpu(false);
+    const soft = new SoftCpu({ lowMemory: false, code16: false });
     const wrong: string[] = [];
     for (const encoding of undefinedEncodings(bitness)) {
       const { vector } = soft.run(caseOf(encoding, bitness));

@@ -31,6 +31,8 @@ export interface Undefined {
   faultAddress: boolean;
   /** x87 registers, tags and TOP. */
   x87: boolean;
+  /** Bytes below the stack pointer. */
+  belowStack: number;
   /** Bytes of the memory operand: [offset, length]. */
   memory: (readonly [number, number])[];
   /** The case says nothing: not compared at all. */
@@ -160,6 +162,7 @@ export function nothingUndefined(): Undefined {
     gpr: new Map(),
     faultAddress: false,
     x87: false,
+    belowStack: 0,
     memory: [],
     everything: false,
     tolerance: "none",
@@ -176,6 +179,8 @@ export function undefinedAtFault(form: Form): Undefined {
     /^(CA|CB|9A|FF \/3)$/.test(form.row.encoding);
   // AMD's processors are in MMX mode by the time the store faults.
   out.x87 = mnemonic === "MASKMOVQ";
+  // AMD's processors push the return address before they check the target.
+  if (/^(9A|FF \/3)$/.test(form.row.encoding)) out.belowStack = 16;
   return out;
 }
 
