@@ -5,13 +5,36 @@ import type { Definition, InstrContext } from "./context.js";
 import { constant, truncate } from "./flags.js";
 import { virtualWithoutIopl3 } from "./transfer.js";
 
+/** Whether a branch to `target` is #GP: not canonical, or beyond CS's limit (SDM vol. 2, JMP, CALL, RET). */
+const isBadTarget = (x: InstrContext, target: I64): I32 =>
+  x.long ? target.shl(16).shrS(16).ne(target) : target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
+
+/** Where a relative branch leads outside 64-bit mode. */
+const relativeTarget = (x: InstrContext): I64 =>
+  x
+    .field64(O.pageRip)
+    .add(x.immediate())
+    .and(I64.const(x.size === 2 ? 0xffff : 0xffffffff));
+
 /** #GP at a relative branch that is taken to beyond CS's limit; 64-bit mode has none. */
 const checkRelative = (x: InstrContext, condition?: I32) => {
   if (x.long) return;
-  const mask = x.size === 2 ? 0xffff : 0xffffffff;
-  const target = x.field64(O.pageRip).add(x.immediate()).and(I64.const(mask));
-  const bad = target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
+  const bad = isBadTarget(x, relativeTarget(x));
   x.faultIf(condition === undefined ? bad : bad.and(condition.ne(0)), Vector.GP, 0);
+};
+
+/** #GP at a call to where it cannot go, after what its push would raise. */
+const checkCall = (x: InstrContext, target: I64) => {
+  x.f.if(isBadTarget(x, target), () => {
+    const sp = x.f.let((x.gpr(4) as I64).sub(x.size));
+    if (x.long) {
+      x.faultIf(sp.shl(16).shrS(16).ne(sp), Vector.SS, 0);
+      x.probeWrite(sp, x.size);
+    } else {
+      x.probeWrite(x.linear(Seg.SS, x.f.let(sp.and(x.field64(O.spMask))), x.size, true), x.size);
+    }
+    x.fault(Vector.GP, 0);
+  });
 };
 
 export const jmp: Definition = (x) => {
@@ -30,18 +53,12 @@ const pushNextRip = (x: InstrContext) => {
 };
 
 export const call: Definition = (x) => {
-  checkRelative(x);
+  if (!x.long) checkCall(x, relativeTarget(x));
   pushNextRip(x);
   x.branch();
 };
 
-/** #GP at the branch where its target is not canonical or beyond CS's limit (SDM vol. 2, JMP, CALL, RET). */
-const checkTarget = (x: InstrContext, target: I64) => {
-  const bad = x.long
-    ? target.shl(16).shrS(16).ne(target)
-    : target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
-  x.faultIf(bad, Vector.GP, 0);
-};
+const checkTarget = (x: InstrContext, target: I64) => x.faultIf(isBadTarget(x, target), Vector.GP, 0);
 
 export const jmpIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
@@ -51,7 +68,7 @@ export const jmpIndirect: Definition = (x) => {
 
 export const callIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
-  checkTarget(x, target);
+  checkCall(x, target);
   pushNextRip(x);
   x.jump(target);
 };
