@@ -49,8 +49,6 @@ export class Draft {
   rex = false;
   /** Where an indirect branch goes. */
   branch = 0n;
-  /** A branch target that is not canonical or beyond the limit was chosen. */
-  badTarget = false;
   rexW = false;
   /** No prefixes but those that the form asks for. */
   plain = false;

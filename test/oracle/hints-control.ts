@@ -1,6 +1,6 @@
 /** Set-ups of branches, stack operations and loads of selectors: where they lead is never left to chance. */
 import { codeAddress } from "./addressing.js";
-import { CODE_BASE, CODE_SIZE, DATA_BASE, DATA_WRITABLE, Selector } from "./cpu-case.js";
+import { CODE_BASE, DATA_BASE, DATA_WRITABLE, Selector } from "./cpu-case.js";
 import type { Draft } from "./draft.js";
 import { Gpr, type Hint, MASK, setLow } from "./hint.js";
 import { integer } from "./values.js";
@@ -8,10 +8,7 @@ import { integer } from "./values.js";
 /** A return address or branch target in the register or memory that the instruction takes it from. */
 function branchTarget(d: Draft): bigint {
   const linear = codeAddress(d.random, d.entry, 16, d.form.bitness === 64);
-  const target = d.form.bitness === 16 ? BigInt.asUintN(32, linear - BigInt(CODE_BASE)) : linear;
-  if (BigInt.asIntN(48, target) !== BigInt.asIntN(64, target)) d.badTarget = true;
-  if (d.form.bitness === 16 && target >= BigInt(CODE_SIZE)) d.badTarget = true;
-  return target;
+  return d.form.bitness === 16 ? BigInt.asUintN(32, linear - BigInt(CODE_BASE)) : linear;
 }
 
 function stackPointer(d: Draft, bytes: number): void {
@@ -68,14 +65,14 @@ export const CONTROL_HINTS: readonly Hint[] = [
       if (d.form.mod === "reg") {
         if (d.rm !== Gpr.RSP) d.gpr[d.rm] = d.branch;
         d.keep.add(d.rm);
-      } else if (d.badTarget || isFarIndirect(d)) d.keep.add(Gpr.RSP);
+      } else if (isFarIndirect(d)) d.keep.add(Gpr.RSP);
     },
     after: (d) => {
       if (d.form.mod === "mem") d.patchInteger(d.target, d.branch, d.form.size + (isFarIndirect(d) ? 2 : 0));
-      // A bad target beside a bad stack: which is found first is not documented.
-      const { method } = d.form.row.operands[0];
-      const alone = method === "J" ? d.form.bitness !== 16 : method === "E" && !d.badTarget;
-      if (d.form.row.mnemonic === "CALL" && alone) stackPointer(d, d.form.size);
+      // Far calls with a bad stack and a bad target: which is found first is not documented.
+      const near = /[EJ]/.test(d.form.row.operands[0].method);
+      if (!near) d.gpr[Gpr.RSP] &= ~15n;
+      else if (d.form.row.mnemonic === "CALL") stackPointer(d, d.form.size);
     },
   },
   {
