@@ -1,5 +1,6 @@
 // npm run fuzz:isa -- --seconds N [--seed S] [--filter MNEMONIC]: the software CPU's instructions against the host's CPU.
 import { parseArgs } from "node:util";
+import { build, install } from "./lib/prepare.mjs";
 
 const USAGE = "usage: npm run fuzz:isa -- [--seconds N] [--seed S] [--filter MNEMONIC]";
 
@@ -25,6 +26,8 @@ const seed = Number(values.seed);
 if (!(seconds > 0)) usage(`--seconds ${values.seconds}: not a positive number`);
 if (!Number.isInteger(seed)) usage(`--seed ${values.seed}: not an integer`);
 
+install();
+build();
 const { nativeUnavailable } = await import("../dist/test/oracle/native-cpu.js");
 const unavailable = nativeUnavailable();
 if (unavailable !== undefined) {

@@ -3,6 +3,7 @@
  * lead there. Addresses are never left to chance: the host's own memory is all around.
  */
 import {
+  type Bitness,
   CODE_BASE,
   DATA_BASE,
   DATA_END,
@@ -20,9 +21,12 @@ const RBP = 5;
 /** How far RSP may be from the address where it is the base: PUSH and CALL use it as their own pointer too. */
 const NEAR = 0x8000;
 
-/** Addresses that are canonical neither with four nor with five levels of paging (SDM vol. 1, 3.3.7.1). */
+/**
+ * Addresses that are canonical neither with four nor with five levels of paging (SDM vol. 1, 3.3.7.1). Where they are cut
+ * to 32 bits, they lead to where nothing is.
+ */
 function nonCanonical(random: Random): bigint {
-  return (BigInt(1 + random.below(62)) << 57n) | (random.u64() & 0xffffffn);
+  return (BigInt(1 + random.below(62)) << 57n) | BigInt(DATA_END + random.below(0x10000));
 }
 
 /** A linear address for an access of `bytes`: mostly in the data pages, else across one of their edges or beyond. */
@@ -76,7 +80,7 @@ export interface EncodedOperand {
 
 export interface OperandOptions {
   readonly random: Random;
-  readonly bitness: 32 | 64;
+  readonly bitness: Bitness;
   readonly addressSize: Size;
   /** The effective address to reach. */
   readonly target: bigint;
@@ -102,7 +106,7 @@ function setAddress(options: OperandOptions, register: number, value: bigint): v
   const { gpr, random, addressSize, bitness } = options;
   const mask = MASK[addressSize];
   const garbage = bitness === 64 && addressSize === 4 && random.chance(0.5) ? random.u64() & ~mask : 0n;
-  const kept = bitness === 32 && addressSize === 2 ? gpr[register] & 0xffff0000n : 0n;
+  const kept = bitness !== 64 && addressSize === 2 ? gpr[register] & 0xffff0000n : 0n;
   gpr[register] = (value & mask) | garbage | kept;
 }
 
@@ -118,7 +122,7 @@ function encode32(options: OperandOptions): { operand: EncodedOperand; used: Set
   const style = random.below(100);
   if (style < 6 && fitsAbsolute) {
     // No register: [disp32], with a SIB byte in 64-bit mode, where the short form is RIP-relative.
-    if (bitness === 32) {
+    if (bitness !== 64) {
       const bytes = [0x05, ...displacementBytes(target, 4)];
       return { operand: { bytes, rexX: false, rexB: false, ripRelative: false }, used };
     }
@@ -239,7 +243,7 @@ function encode16(options: OperandOptions): { operand: EncodedOperand; used: Set
 /** An operand at `target` through a base register whose value stays as it is, or relative to RIP. */
 export function encodeThroughBase(
   random: Random,
-  bitness: 32 | 64,
+  bitness: Bitness,
   base: number,
   target: bigint,
   baseValue: bigint,

@@ -6,12 +6,26 @@
  */
 import { type EncodedOperand, encodeThroughBase } from "./addressing.js";
 import type { Trial } from "./campaign.js";
-import { type Bitness, CODE_BASE, type CpuCase, DATA_BASE, PAGE, type Random } from "./cpu-case.js";
+import {
+  type Bitness,
+  BREAKPOINT,
+  CODE_BASE,
+  type CpuCase,
+  DATA_BASE,
+  PAGE,
+  type Random,
+} from "./cpu-case.js";
 import { Draft } from "./draft.js";
 import { chooseRex, encode } from "./encoder.js";
 import type { Form } from "./forms.js";
 import { chooseImmediates, chooseRegisters, usesFx } from "./generator.js";
-import { ARITHMETIC_FLAGS, nothingUndefined, type Undefined, undefinedAfter } from "./undefined.js";
+import {
+  ARITHMETIC_FLAGS,
+  CONDITION_CODES,
+  nothingUndefined,
+  type Undefined,
+  undefinedAfter,
+} from "./undefined.js";
 import { fxImage, integer } from "./values.js";
 
 /** RBP, RSI, RDI and R12–R15. */
@@ -68,7 +82,7 @@ class BlockBuilder {
       this.gpr[pointer] = BigInt(AREA + 16 * random.below(AREA_SIZE / 16));
     }
     this.gpr[4] = BigInt(AREA + 0x800);
-    if (bitness === 32) for (let i = 0; i < 16; i++) this.gpr[i] &= 0xffffffffn;
+    if (bitness !== 64) for (let i = 0; i < 16; i++) this.gpr[i] &= 0xffffffffn;
   }
 
   push(bytes: Iterable<number>): void {
@@ -89,7 +103,9 @@ class BlockBuilder {
     const { random, registers } = this;
     if (READS_FLAGS.test(form.row.mnemonic)) this.needFlags();
     const d = new Draft(form, random, this.entry + this.code.length, false);
+    d.gs = false;
     d.rexW = this.bitness === 64 && form.size === 8 && form.row.operand64 === undefined;
+    d.plain = true;
     chooseRegisters(d);
     chooseImmediates(d);
     for (const { text, method } of form.row.operands) {
@@ -145,7 +161,7 @@ function comparable(form: Form): boolean {
 }
 
 export class BlockGenerator {
-  readonly #forms: Record<Bitness, Form[]> = { 64: [], 32: [] };
+  readonly #forms: Record<Bitness, Form[]> = { 64: [], 32: [], 16: [] };
 
   constructor(
     forms: readonly Form[],
@@ -192,7 +208,9 @@ export class BlockGenerator {
       segments: false,
       operand: undefined,
     };
-    return { test, masked: b.undefined, maskedAtFault: b.undefined };
+    // Where it faults, what the last instruction before left undefined is not known here.
+    const maskedAtFault = { ...nothingUndefined(), flags: ARITHMETIC_FLAGS, fsw: CONDITION_CODES };
+    return { test, masked: (o) => (o.vector === BREAKPOINT ? b.undefined : maskedAtFault) };
   }
 
   /** A conditional branch over one instruction. */

@@ -13,19 +13,14 @@ import type { Undefined } from "./undefined.js";
 
 export interface Trial {
   readonly test: CpuCase;
-  /** What not to compare where the case comes to its end. */
-  readonly masked: Undefined;
-  /** The same where it ends in a fault: nothing for a single instruction, which a fault leaves undone. */
-  readonly maskedAtFault: Undefined;
+  /** What not to compare, by how the case ended on the oracle. */
+  masked(outcome: Outcome): Undefined;
 }
 
 export interface Failure {
   readonly test: CpuCase;
   readonly list: readonly Difference[];
 }
-
-/** The single-step trap, after an instruction. */
-const DEBUG = 1;
 
 /** Cases run natively between replacing the process's signal handlers and restoring them. */
 const BATCH = 32;
@@ -85,9 +80,7 @@ export class Campaign {
         batch.forEach((trial, i) => {
           const { test } = trial;
           const expected = this.#kept[i];
-          // A fault elsewhere than at the start is one in fetching what follows.
-          const done = expected.vector === DEBUG || expected.rip !== BigInt(test.entry);
-          const masked = done ? trial.masked : trial.maskedAtFault;
+          const masked = trial.masked(expected);
           this.cases++;
           if (expected.vector === BREAKPOINT) this.completed++;
           const list = differences(test, expected, this.subject.run(test), masked);

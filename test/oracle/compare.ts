@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BREAKPOINT, type CpuCase, DATA_BASE, Fx, LOW_BASE, type Outcome, TIMED_OUT } from "./cpu-case.js";
-import type { Undefined } from "./undefined.js";
+import { CONDITION_CODES, type Undefined } from "./undefined.js";
 
 const GPR_NAMES = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
 const SEGMENT_NAMES = ["es", "cs", "ss", "ds"] as const;
@@ -13,8 +13,6 @@ const PF = 14;
 const PF_PRESENT = 1;
 /** Where the kernel half of the address space starts. */
 const KERNEL_HALF = 1n << 63n;
-/** C0–C3 in the status word. */
-const CONDITION_CODES = 0x4700;
 
 export interface Difference {
   readonly what: string;
@@ -95,16 +93,20 @@ export function differences(test: CpuCase, native: Outcome, soft: Outcome, maske
     add("flags", flagNames(native.rflags & care), flagNames(soft.rflags & care));
   }
   SEGMENT_NAMES.forEach((name, i) => {
-    add(name, hex(native.selectors[i]), hex(soft.selectors[i]));
+    add(name, hex(seen(native.selectors[i])), hex(seen(soft.selectors[i])));
   });
   if (test.fx !== undefined) compareFx(native.fx, soft.fx, masked, add);
   const holes = masked.memory.map(
     ([offset, length]) => [Number(test.operand ?? 0n) + offset, length] as const,
   );
+  if (masked.belowStack > 0) holes.push([Number(test.gpr[4]) - masked.belowStack, masked.belowStack]);
   compareData(DATA_BASE, native.data, soft.data, holes, add);
   if (test.usesLow) compareData(LOW_BASE, native.low, soft.low, holes, add);
   return list;
 }
+
+/** A null selector in its four forms: on its way back to a program the kernel's IRET makes it 0. */
+const seen = (selector: number) => (selector <= 3 ? 0 : selector);
 
 const word = (bytes: Uint8Array, at: number) => bytes[at] | (bytes[at + 1] << 8);
 const bytesText = (bytes: Uint8Array) => Buffer.from(bytes.slice().reverse()).toString("hex");
@@ -201,7 +203,7 @@ export function disassemble(test: CpuCase): string | undefined {
   try {
     const file = join(folder, "code");
     writeFileSync(file, test.code);
-    const machine = test.bitness === 64 ? "i386:x86-64" : "i386";
+    const machine = { 64: "i386:x86-64", 32: "i386", 16: "i8086" }[test.bitness];
     const text = execFileSync(
       "objdump",
       ["-D", "-b", "binary", "-m", machine, "-M", "intel", `--adjust-vma=${test.entry}`, file],

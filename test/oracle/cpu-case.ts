@@ -18,6 +18,9 @@ export const DATA_END = DATA_BASE + DATA_SIZE;
 export const LOW_BASE = 0x8000;
 export const LOW_SIZE = 2 * PAGE;
 
+/** Base of GS in 64-bit mode. (FS is the host thread's own.) */
+export const GS_BASE = 0x123450n;
+
 export const INT3 = 0xcc;
 /** Vector of INT3: how a case that met no exception ends. */
 export const BREAKPOINT = 3;
@@ -40,10 +43,28 @@ export const Fx = {
   END: 416,
 } as const;
 
-/** Selectors that 64-bit Linux gives a user program (arch/x86/include/asm/segment.h), so that both CPUs agree. */
-export const Selector = { CODE64: 0x33, CODE32: 0x23, DATA: 0x2b } as const;
+/**
+ * Selectors that 64-bit Linux gives a user program (arch/x86/include/asm/segment.h), so that both CPUs agree; and the first
+ * place in the LDT, for a 16-bit code segment with base CODE_BASE.
+ */
+export const Selector = { CODE64: 0x33, CODE32: 0x23, CODE16: 0x07, DATA: 0x2b } as const;
 
-export type Bitness = 64 | 32;
+/** What kind of code segment the code runs in: 64-bit mode, or compatibility mode with 32- or 16-bit defaults. */
+export type Bitness = 64 | 32 | 16;
+
+export const codeSelector: Record<Bitness, number> = {
+  64: Selector.CODE64,
+  32: Selector.CODE32,
+  16: Selector.CODE16,
+};
+
+/** What the host lets a program have beside the ordinary. */
+export interface Facilities {
+  /** Memory at LOW_BASE. */
+  readonly lowMemory: boolean;
+  /** A 16-bit code segment. */
+  readonly code16: boolean;
+}
 
 export interface MemoryPatch {
   /** Linear address in the data pages, or the low ones. */
@@ -72,6 +93,11 @@ export interface CpuCase {
   readonly operand: bigint | undefined;
   /** Whether the case may change segment registers. */
   readonly segments: boolean;
+}
+
+/** RIP at which a case starts: an offset in its code segment. */
+export function entryRip(test: { readonly entry: number; readonly bitness: Bitness }): number {
+  return test.bitness === 16 ? test.entry - CODE_BASE : test.entry;
 }
 
 /** How a case ended. The object and its arrays are reused by the next run of the same CPU. */

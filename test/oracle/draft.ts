@@ -6,6 +6,7 @@ import {
   DATA_END,
   DATA_WRITABLE,
   dataTemplate,
+  GS_BASE,
   LOW_BASE,
   LOW_SIZE,
   lowTemplate,
@@ -38,15 +39,19 @@ export class Draft {
   targetBytes: number;
   /** What the instruction adds to the address itself (bit tests): subtracted from the encoded one. */
   bias = 0n;
+  /** Whether the memory operand goes through GS. */
+  gs: boolean;
   /** Registers that may not be used to address memory. */
   readonly keep = new Set<number>();
   /** Registers that address the memory operand, once it is encoded. */
   addressing: ReadonlySet<number> = new Set();
   /** Whether the instruction has a REX prefix, once the operands are chosen. */
   rex = false;
-  /** A branch target that is not canonical was chosen. */
-  badTarget = false;
+  /** Where an indirect branch goes. */
+  branch = 0n;
   rexW = false;
+  /** No prefixes but those that the form asks for. */
+  plain = false;
 
   constructor(
     readonly form: Form,
@@ -67,6 +72,10 @@ export class Draft {
     const loadsStack =
       /^(MOV|POP|LSS|POPF|IRET)$/.test(form.row.mnemonic) && form.row.operands[0]?.method !== "E";
     if (random.chance(0.03) && !loadsStack) this.rflags |= TF;
+    const { row } = form;
+    const hasMemory = form.mod === "mem" || row.operands.some((o) => o.method === "X" || o.method === "O");
+    const implicit = /^MASKMOV/.test(row.mnemonic);
+    this.gs = form.bitness === 64 && row.noSegment !== true && (hasMemory || implicit) && random.chance(0.06);
     this.targetBytes = this.#memoryBytes();
     const nonCanonical = form.bitness === 64 && form.addressSize === 8;
     this.target =
@@ -77,8 +86,23 @@ export class Draft {
     if (random.chance(0.1)) this.gpr[RSP] += BigInt(random.below(8));
   }
 
+  /** What the segment adds to an effective address. */
+  get segmentBase(): bigint {
+    return this.gs ? GS_BASE : 0n;
+  }
+
   dataAddress(bytes: number, allowNonCanonical: boolean): bigint {
     return dataAddress(this.random, bytes, allowNonCanonical);
+  }
+
+  /** Whether an implicit pointer leads to writable memory altogether. */
+  isWritable(pointer: bigint, bytes: number): boolean {
+    const { addressSize, bitness } = this.form;
+    const cut =
+      addressSize === 8 && bitness === 64 ? pointer : pointer & (addressSize === 2 ? 0xffffn : 0xffffffffn);
+    const inside = (start: number, size: number) =>
+      cut >= BigInt(start) && cut + BigInt(bytes) <= BigInt(start + size);
+    return inside(DATA_BASE, DATA_WRITABLE) || (this.lowMemory && inside(LOW_BASE, LOW_SIZE));
   }
 
   /** A pointer as an implicit operand takes it, in the address size, with garbage above where it is ignored. */

@@ -2,11 +2,12 @@
 import type { OpcodeRow, OperandCode } from "../../src/hypervisor/soft/isa/opcode-table.js";
 import { codeAddress, type EncodedOperand } from "./addressing.js";
 import type { Draft } from "./draft.js";
-import { type Form, REG_METHODS, RM_METHODS } from "./forms.js";
+import { type Form, isWordSized, REG_METHODS, RM_METHODS } from "./forms.js";
 
 /** The most bytes an instruction can have (SDM vol. 2, 2.3.11). */
 export const LONGEST = 15;
 
+const GS_PREFIX = 0x65;
 const SEGMENT_PREFIX = { ES: 0x26, CS: 0x2e, SS: 0x36, DS: 0x3e } as const;
 
 function immediateSize(code: OperandCode, form: Form): number {
@@ -38,18 +39,20 @@ function prefixes(d: Draft): number[] {
   if (form.rep === "rep") list.push(0xf3);
   if (form.rep === "repne") list.push(0xf2);
   const byteOnly = row.map === "" && row.operands.length > 0 && row.operands.every((o) => o.type === "b");
-  if (size === 2) list.push(0x66);
+  const needs66 = bitness === 16 ? size === 4 && isWordSized(row) : size === 2;
+  if (needs66) list.push(0x66);
   // Ignored: beside REX.W, and where every operand is a byte.
   else if (row.prefix === "any" && row.operand64 === undefined && random.chance(0.05)) {
     if ((size === 8 && d.rexW) || byteOnly) list.push(0x66);
   }
-  const natural = bitness === 64 ? 8 : 4;
-  if (form.addressSize !== natural) list.push(0x67);
-  if (form.mod === "mem" && random.chance(0.04)) {
+  if (8 * form.addressSize !== bitness) list.push(0x67);
+  if (d.gs) list.push(GS_PREFIX);
+  else if (form.mod === "mem" && !d.plain && random.chance(0.04)) {
     const name = random.pick(["ES", "CS", "SS", "DS"] as const);
-    // Through CS, ARPL faults only where it has something to change, and POP only after the stack was read: not worth checks
-    // of their own.
-    if (!/^(ARPL|POP)$/.test(row.mnemonic) || name !== "CS") list.push(SEGMENT_PREFIX[name]);
+    // Through CS, ARPL faults only where it has something to change, POP only after the stack was read, and the x87 and
+    // MMX after their own faults: not worth checks of their own.
+    const late = /^(ARPL|POP)$/.test(row.mnemonic) || d.fx !== undefined;
+    if (!late || name !== "CS") list.push(SEGMENT_PREFIX[name]);
   }
   for (let i = list.length - 1; i > 0; i--) {
     const j = random.below(i + 1);
@@ -63,7 +66,8 @@ function prefixes(d: Draft): number[] {
   if (bitness === 64 && list.length > 0 && random.chance(0.01)) list.unshift(0x40 | random.below(16));
   // LOCK where it is not allowed is #UD. AMD reads LOCK MOV CR0 as CR8 (APM vol. 3, MOV CRn).
   const lockable = row.lock === true && form.mod === "mem";
-  if (!lockable && random.chance(0.005) && !row.operands.some((o) => o.method === "C")) list.unshift(0xf0);
+  if (!lockable && !d.plain && random.chance(0.005) && !row.operands.some((o) => o.method === "C"))
+    list.unshift(0xf0);
   return list;
 }
 
@@ -110,7 +114,7 @@ export function encode(d: Draft, memory: EncodedOperand | undefined): Uint8Array
     const immediate = d.immediates.get(i);
     if (operand.method === "A") bytes.push(...little(immediate ?? 0n, form.size + 2));
     else if (immediate !== undefined) bytes.push(...little(immediate, immediateSize(operand, form)));
-    if (operand.method === "O") bytes.push(...little(d.target, form.addressSize));
+    if (operand.method === "O") bytes.push(...little(d.target - d.bias, form.addressSize));
   });
   const jump = row.operands.find((o) => o.method === "J");
   if (jump !== undefined) bytes.push(...relative(d, jump, bytes.length));

@@ -23,19 +23,23 @@ export const REG_METHODS = "GSCDVP";
 const rmCanBeMemory = (row: OpcodeRow) => !row.operands.some((o) => "RUNT".includes(o.method));
 const rmCanBeRegister = (row: OpcodeRow) => !row.operands.some((o) => o.method === "M");
 
+/** Whether the operand may have 16 bits, by its prefixes and the mode. */
+export function isWordSized(row: OpcodeRow): boolean {
+  return dependsOnWord(row) && (row.prefix === "any" || row.prefix === "F2" || row.prefix === "F3");
+}
+
+const dependsOnWord = (row: OpcodeRow) =>
+  row.sized === true || row.operands.some((o) => o.type === "v" || o.type === "z" || o.method === "eAX");
+
 function operandSizes(row: OpcodeRow, bitness: Bitness): Size[] {
   if (row.mnemonic === "CMPXCHG16B") return [8];
-  const types = row.operands.map((o) => o.type).join("");
-  const wordSized = /[vz]/.test(types) || row.operands.some((o) => o.method === "eAX") || row.sized === true;
-  if (!wordSized && !types.includes("y")) return [4];
-  const sizes: Size[] = [];
-  const prefix66 = row.prefix === "any" || row.prefix === "F2" || row.prefix === "F3";
-  if (wordSized && prefix66) sizes.push(2);
-  if (bitness === 32) return [...sizes, 4];
+  if (!dependsOnWord(row) && !row.operands.some((o) => o.type === "y")) return [4];
+  const words: Size[] = isWordSized(row) ? [2] : [];
+  if (bitness !== 64) return [...words, 4];
   // Intel ignores 66 on near branches and AMD does not; nothing in use has it there.
   if (row.operand64 === "force") return [8];
-  if (row.operand64 === "default") return [...sizes, 8];
-  return [...sizes, 4, 8];
+  if (row.operand64 === "default") return [...words, 8];
+  return [...words, 4, 8];
 }
 
 function mods(row: OpcodeRow): ("mem" | "reg" | undefined)[] {
@@ -47,15 +51,16 @@ function mods(row: OpcodeRow): ("mem" | "reg" | undefined)[] {
   return list;
 }
 
+/** What an address-size prefix makes of the default. */
+export const otherAddressSize = (bitness: Bitness): Size => (bitness === 32 ? 2 : 4);
+
 export function formsOf(row: OpcodeRow): Form[] {
   const forms: Form[] = [];
-  const bitnesses: Bitness[] = row.only === "legacy" ? [32] : row.only === "long" ? [64] : [64, 32];
+  const bitnesses: Bitness[] = row.only === "legacy" ? [32, 16] : row.only === "long" ? [64] : [64, 32, 16];
   for (const bitness of bitnesses) {
-    const wide: Size = bitness === 64 ? 8 : 4;
-    const addressSizes: Size[] =
-      row.addressed === true || row.operands.some((o) => o.method === "O")
-        ? [wide, (wide / 2) as Size]
-        : [wide];
+    const natural = (bitness / 8) as Size;
+    const chooses = row.addressed === true || row.operands.some((o) => o.method === "O");
+    const addressSizes: Size[] = chooses ? [natural, otherAddressSize(bitness)] : [natural];
     for (const size of operandSizes(row, bitness)) {
       for (const addressSize of addressSizes) {
         for (const mod of mods(row)) {

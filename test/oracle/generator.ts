@@ -4,8 +4,10 @@ import { type EncodedOperand, encodeMemory } from "./addressing.js";
 import { CODE_BASE, CODE_SIZE, type CpuCase, PAGE, type Random } from "./cpu-case.js";
 import { Draft } from "./draft.js";
 import { chooseRex, encode, LONGEST } from "./encoder.js";
-import { describeForm, type Form, type Size } from "./forms.js";
-import { farPointer, HINTS, type Hint, vectorKind, vectorOperand } from "./hints.js";
+import { describeForm, type Form, otherAddressSize } from "./forms.js";
+import type { Hint } from "./hint.js";
+import { HINTS, vectorKind, vectorOperand } from "./hints.js";
+import { farPointer } from "./hints-control.js";
 import { fxImage, integer } from "./values.js";
 
 const FP_MNEMONICS = /^(EMMS|FXSAVE|FXRSTOR|LDMXCSR|STMXCSR|FWAIT)$/;
@@ -19,11 +21,13 @@ const usesMmx = (row: OpcodeRow) =>
   row.operands.some((o) => "PQN".includes(o.method)) || row.mnemonic === "EMMS";
 
 /** Where the code goes: mostly inside a page, now and then across two, or off the end of the code pages. */
-function entryAddress(row: OpcodeRow, random: Random): number {
+function entryAddress({ row, bitness }: Form, random: Random): number {
   const kind = random.below(100);
   // Processors differ in how much of UD0 and UD1 they fetch before they refuse it.
   if (kind < 88 || /^UD[01]$/.test(row.mnemonic)) return CODE_BASE + PAGE + 0x700 + random.below(0x100);
-  if (kind < 98) return CODE_BASE + 2 * PAGE - 1 - random.below(LONGEST);
+  // A conditional branch that ends at the segment's limit is #GP on AMD's processors, taken or not.
+  const branches = bitness === 16 && row.operands[0]?.method === "J";
+  if (kind < 98 || branches) return CODE_BASE + 2 * PAGE - 1 - random.below(LONGEST);
   return CODE_BASE + CODE_SIZE - 1 - random.below(4);
 }
 
@@ -84,15 +88,17 @@ function loadsSegments(row: OpcodeRow): boolean {
 /** Now and then the other address size, where that is not a form of its own. */
 function varyAddressSize(form: Form, random: Random): Form {
   const { row, mod, bitness } = form;
-  if (mod !== "mem" || row.addressed === true || !random.chance(0.08)) return form;
-  return { ...form, addressSize: (bitness === 64 ? 4 : 2) as Size };
+  // Most of the memory is beyond 16-bit addresses.
+  const often = bitness === 16 ? 0.5 : 0.08;
+  if (mod !== "mem" || row.addressed === true || !random.chance(often)) return form;
+  return { ...form, addressSize: otherAddressSize(bitness) };
 }
 
 /** One case of a form. */
 export function generate(variant: Form, random: Random, lowMemory: boolean): CpuCase {
   const form = varyAddressSize(variant, random);
   const { row, bitness } = form;
-  const entry = entryAddress(row, random);
+  const entry = entryAddress(form, random);
   const d = new Draft(form, random, entry, lowMemory);
   d.rexW = bitness === 64 && form.size === 8 && row.operand64 === undefined;
   chooseRegisters(d);
@@ -101,7 +107,8 @@ export function generate(variant: Form, random: Random, lowMemory: boolean): Cpu
   const hints = HINTS.filter((hint) => applies(hint, row));
   if (row.noSegment === true) d.target = integer(random);
   for (const hint of hints) hint.before?.(d);
-  if (bitness === 32) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
+  d.bias += d.segmentBase;
+  if (bitness !== 64) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
 
   let memory: EncodedOperand | undefined;
   if (form.mod === "mem") {
@@ -119,7 +126,7 @@ export function generate(variant: Form, random: Random, lowMemory: boolean): Cpu
   chooseRex(d, memory);
   if (form.mod === "mem" || row.operands.some((o) => o.method === "O")) fillMemory(d);
   for (const hint of hints) hint.after?.(d);
-  if (bitness === 32) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
+  if (bitness !== 64) for (let i = 0; i < 16; i++) d.gpr[i] &= i < 8 ? 0xffffffffn : 0n;
   let code = encode(d, memory);
   if (entry + code.length > CODE_BASE + CODE_SIZE) code = code.subarray(0, CODE_BASE + CODE_SIZE - entry);
   return {

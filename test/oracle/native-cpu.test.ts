@@ -9,6 +9,7 @@ import {
   DATA_END,
   DATA_WRITABLE,
   Fx,
+  GS_BASE,
   initialFx,
   TIMED_OUT,
 } from "./cpu-case.js";
@@ -95,6 +96,13 @@ test("the native oracle", { skip: unavailable ?? false }, async (t) => {
     const fixed = [{ address: DATA_BASE + DATA_WRITABLE, bytes: Uint8Array.of(7) }];
     const load = native("8a 01", { regs: { 1: BigInt(DATA_BASE + DATA_WRITABLE) }, patches: fixed });
     assert.equal(load.gpr[0], 7n);
+  });
+
+  await t.test("GS has its base", () => {
+    const at = DATA_BASE + 0x200;
+    const patches = [{ address: at, bytes: Uint8Array.of(0x5a) }];
+    const out = native("65 8a 01", { regs: { 1: BigInt(at) - GS_BASE }, patches });
+    assert.equal(out.gpr[0], 0x5an);
   });
 
   await t.test("XMM, MXCSR and x87 state", () => {

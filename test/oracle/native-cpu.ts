@@ -10,11 +10,15 @@ import {
   CODE_BASE,
   CODE_SIZE,
   type CpuCase,
+  codeSelector,
   DATA_BASE,
   DATA_SIZE,
   DATA_WRITABLE,
   dataTemplate,
+  entryRip,
+  type Facilities,
   FX_SIZE,
+  GS_BASE,
   INT3,
   initialFx,
   LOW_BASE,
@@ -48,6 +52,15 @@ const ITIMER_VIRTUAL = 1;
 /** No batch of cases takes longer than some milliseconds. */
 const WATCHDOG_SECONDS = 1n;
 
+/** ARCH_SET_GS (<asm/prctl.h>). Programs on x86-64 Linux leave GS alone. */
+const ARCH_SET_GS = 0x1001;
+
+/** modify_ldt(2): write an entry, a `struct user_desc` (<asm/ldt.h>). */
+const SYS_MODIFY_LDT = 154;
+const LDT_WRITE = 1;
+/** contents: code, not conforming; useable. All other bits clear: 16-bit, limit in bytes, readable. */
+const LDT_CODE16_FLAGS = (2 << 1) | (1 << 6);
+
 const HANDLER_OFFSET = 0x1000;
 const ENTER_OFFSET = 0x1100;
 const STACK_OFFSET = 0x2000;
@@ -69,6 +82,8 @@ function open() {
     sigaction: libc.func("int sigaction(int, const uint8_t *act, uint8_t *old)"),
     sigprocmask: libc.func("int pthread_sigmask(int, const uint8_t *set, uint8_t *old)"),
     sigaltstack: libc.func("int sigaltstack(const uint8_t *new, uint8_t *old)"),
+    syscall: libc.func("long syscall(long, long, const uint32_t *, unsigned long)"),
+    archPrctl: libc.func("int arch_prctl(int, uint64_t)"),
     setitimer: libc.func("int setitimer(int, const uint64_t *new, void *old)"),
     /** Memory at a fixed address, or undefined where the host refuses. */
     map(address: number, size: number, protection: number): Uint8Array | undefined {
@@ -87,8 +102,8 @@ export class NativeCpu implements OracleCpu {
   readonly #u16: Uint16Array;
   readonly #code: Uint8Array;
   readonly #data: Uint8Array;
-  /** Whether the host lets a program map LOW_BASE (sysctl vm.mmap_min_addr). */
-  readonly lowMemory: boolean;
+  /** LOW_BASE: sysctl vm.mmap_min_addr; 16-bit code: CONFIG_MODIFY_LDT_SYSCALL. */
+  readonly facilities: Facilities;
   readonly #enter: (block: number) => void;
   readonly #action = new Uint8Array(SIGACTION_SIZE);
   readonly #oldActions = SIGNALS.map(() => new Uint8Array(SIGACTION_SIZE));
@@ -119,7 +134,14 @@ export class NativeCpu implements OracleCpu {
     this.#data.set(dataTemplate);
     this.#protect(READ);
     const low = this.#libc.map(LOW_BASE, LOW_SIZE, READ | WRITE);
-    this.lowMemory = low !== undefined;
+    const descriptor = new Uint32Array([0, CODE_BASE, CODE_SIZE - 1, LDT_CODE16_FLAGS]);
+    const ldt: number | bigint = this.#libc.syscall(
+      SYS_MODIFY_LDT,
+      LDT_WRITE,
+      descriptor,
+      descriptor.byteLength,
+    );
+    this.facilities = { lowMemory: low !== undefined, code16: Number(ldt) === 0 };
     const enterType = koffi.proto("void(uint64_t)");
     const enterAddress = BigInt(CONTROL_BLOCK + ENTER_OFFSET);
     this.#enter = koffi.decode(enterAddress, enterType);
@@ -153,6 +175,7 @@ export class NativeCpu implements OracleCpu {
     SIGNALS.forEach((signal, i) => {
       this.#libc.sigaction(signal, this.#action, this.#oldActions[i]);
     });
+    this.#libc.archPrctl(ARCH_SET_GS, GS_BASE);
     this.#libc.setitimer(
       ITIMER_VIRTUAL,
       new BigUint64Array([WATCHDOG_SECONDS, 0n, WATCHDOG_SECONDS, 0n]),
@@ -162,6 +185,7 @@ export class NativeCpu implements OracleCpu {
 
   end(): void {
     this.#libc.setitimer(ITIMER_VIRTUAL, new BigUint64Array(4), null);
+    this.#libc.archPrctl(ARCH_SET_GS, 0n);
     SIGNALS.forEach((signal, i) => {
       this.#libc.sigaction(signal, this.#oldActions[i], null);
     });
@@ -189,8 +213,8 @@ export class NativeCpu implements OracleCpu {
     const long = test.bitness === 64;
     u64.set(test.gpr, Block.GPR / 8);
     const frame = Block.FRAME / 8;
-    u64[frame] = BigInt(test.entry);
-    u64[frame + 1] = BigInt(long ? Selector.CODE64 : Selector.CODE32);
+    u64[frame] = BigInt(entryRip(test));
+    u64[frame + 1] = BigInt(codeSelector[test.bitness]);
     u64[frame + 2] = BigInt(test.rflags);
     u64[frame + 3] = test.gpr[4];
     u64[frame + 4] = BigInt(Selector.DATA);

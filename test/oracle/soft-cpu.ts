@@ -26,12 +26,16 @@ import {
   CODE_BASE,
   CODE_SIZE,
   type CpuCase,
+  codeSelector,
   DATA_BASE,
   DATA_SIZE,
   DATA_WRITABLE,
   dataTemplate,
+  entryRip,
+  type Facilities,
   FX_SIZE,
   Fx,
+  GS_BASE,
   INT3,
   initialFx,
   LOW_BASE,
@@ -62,6 +66,10 @@ const DATA_PAGES = 0x20000;
 const LOW_PAGES = 0x30000;
 const RAM_SIZE = 0x200000;
 const PT_LOW = 0x40000;
+const WARM_UP_PAGE = 0x50000;
+const LDT = 0x51000;
+/** Linear address of code that fills the TLB: apart from what cases use. */
+const WARM_UP = 0x60080000;
 const KERNEL = 0x40000000;
 /** The VM's own state, after a first page that nothing uses. */
 const STATE_START = 0x10000;
@@ -74,6 +82,9 @@ const GATE_DPL3 = 0x6000;
 const KERNEL_CODE = 0x10;
 const KERNEL_DATA = 0x18;
 const TSS_SELECTOR = 0x40;
+const LDT_SELECTOR = 0x50;
+/** A 16-bit code segment: readable, accessed, DPL 3, limit in bytes. */
+const CODE16_DESCRIPTOR = 0x0000fb0000000000n;
 const GDT_LIMIT = 0x7f;
 const IDT_VECTORS = 256;
 const TSS_LIMIT = 0x67;
@@ -133,7 +144,7 @@ export class SoftCpu implements OracleCpu {
   readonly #fx = initialFx();
   readonly #outcome: Outcome;
 
-  constructor(readonly lowMemory: boolean) {
+  constructor(readonly facilities: Facilities) {
     const shared = SharedMemory.create(STATE_SIZE + RAM_SIZE);
     const allocator = new StateAllocator(shared, STATE_START, STATE_SIZE);
     const slot = {
@@ -185,9 +196,11 @@ export class SoftCpu implements OracleCpu {
     map(CODE_BASE, CODE_PAGES, CODE_SIZE, PTE.W);
     map(DATA_BASE, DATA_PAGES, DATA_WRITABLE, PTE.W | PTE.NX);
     map(DATA_BASE + DATA_WRITABLE, DATA_PAGES + DATA_WRITABLE, DATA_SIZE - DATA_WRITABLE, PTE.NX);
-    if (this.lowMemory) map(LOW_BASE, LOW_PAGES, LOW_SIZE, PTE.W | PTE.NX, PT_LOW);
+    if (this.facilities.lowMemory) map(LOW_BASE, LOW_PAGES, LOW_SIZE, PTE.W | PTE.NX, PT_LOW);
     this.#memory.fill(gpa(CODE_PAGES), CODE_SIZE, INT3);
     for (const [selector, descriptor] of DESCRIPTORS) put(GDT + selector, descriptor);
+    if (this.facilities.code16)
+      put(LDT, CODE16_DESCRIPTOR | descriptorBase(CODE_BASE) | BigInt(CODE_SIZE - 1));
     put(GDT + TSS_SELECTOR, 0x00008b0000000000n | descriptorBase(KERNEL + TSS) | BigInt(TSS_LIMIT));
     put(TSS + 4, BigInt(KERNEL + STACK_TOP));
     // No I/O permission bitmap.
@@ -199,12 +212,29 @@ export class SoftCpu implements OracleCpu {
       const target = KERNEL + stub;
       const offset = BigInt(target & 0xffff) | (BigInt(target >>> 16) << 48n);
       put(IDT + 16 * vector, offset | (BigInt(KERNEL_CODE) << 16n) | (type << 32n));
-      // out vector, al
-      this.#memory.write(gpa(stub), Uint8Array.of(0xe6, vector));
+      // out vector, al; jmp itself, so that decoding ends there
+      this.#memory.write(gpa(stub), Uint8Array.of(0xe6, vector, 0xeb, 0xfe));
     }
+    map(WARM_UP, WARM_UP_PAGE, PAGE, 0n);
+    this.#memory.write(gpa(WARM_UP_PAGE), this.#warmUpCode());
     // iretq
     this.#memory.write(gpa(ENTRY_STUB), Uint8Array.of(0x48, 0xcf));
     this.#memory.write(gpa(DATA_PAGES), dataTemplate);
+  }
+
+  /** Reads and, where that is allowed, writes each page that cases may touch. */
+  #warmUpCode(): Uint8Array {
+    const pages: number[] = [];
+    for (let at = 0; at < DATA_SIZE; at += PAGE) pages.push(DATA_BASE + at);
+    if (this.facilities.lowMemory) for (let at = 0; at < LOW_SIZE; at += PAGE) pages.push(LOW_BASE + at);
+    const code = pages.flatMap((page) => {
+      const address = [0, 8, 16, 24].map((shift) => (page >>> shift) & 0xff);
+      const writable = page < DATA_BASE + DATA_WRITABLE;
+      // mov al, [page]; or byte [page], 0
+      const write = writable ? [0x80, 0x0c, 0x25, ...address, 0] : [];
+      return [0x8a, 0x04, 0x25, ...address, ...write];
+    });
+    return Uint8Array.from([...code, INT3]);
   }
 
   #initialState(): void {
@@ -218,7 +248,7 @@ export class SoftCpu implements OracleCpu {
       ds: data,
       es: data,
       fs: absent,
-      gs: absent,
+      gs: { ...absent, base: GS_BASE },
       tr: {
         ...segment(TSS_SELECTOR, 11, 0, 0),
         s: 0,
@@ -227,7 +257,9 @@ export class SoftCpu implements OracleCpu {
         base: BigInt(KERNEL + TSS),
         limit: TSS_LIMIT,
       },
-      ldt: absent,
+      ldt: this.facilities.code16
+        ? { ...segment(LDT_SELECTOR, 2, 0, 0), s: 0, g: 0, db: 0, base: BigInt(KERNEL + LDT), limit: 7 }
+        : absent,
       gdt: { base: BigInt(KERNEL + GDT), limit: GDT_LIMIT },
       idt: { base: BigInt(KERNEL + IDT), limit: 16 * IDT_VECTORS - 1 },
       cr0: CR0,
@@ -250,6 +282,27 @@ export class SoftCpu implements OracleCpu {
   begin(): void {}
   end(): void {}
 
+  /** Go to user mode and run until an exception. */
+  #enter(rip: number, cs: number, rflags: number, gpr: BigUint64Array, title: string): void {
+    const frame = STACK_TOP - 40;
+    const words = [BigInt(rip), BigInt(cs), BigInt(rflags), gpr[4], BigInt(Selector.DATA)];
+    words.forEach((value, i) => {
+      this.#memory.writeU64(gpa(frame + 8 * i), value);
+    });
+    const regs = this.#regs;
+    REGISTERS.forEach((name, i) => {
+      regs[name] = gpr[i];
+    });
+    regs.rsp = BigInt(KERNEL + frame);
+    regs.rip = BigInt(KERNEL + ENTRY_STUB);
+    regs.rflags = 2n;
+    this.vcpu.setRegs(regs);
+    const reason = this.vcpu.run();
+    if (reason !== ExitReason.IO || !this.vcpu.exit.isWrite || this.vcpu.exit.port >= IDT_VECTORS) {
+      throw new Error(`the software CPU left with exit reason ${reason} in ${title}`);
+    }
+  }
+
   run(test: CpuCase): Outcome {
     const at = test.entry - CODE_BASE;
     this.#memory.write(gpa(CODE_PAGES + at), test.code);
@@ -259,26 +312,10 @@ export class SoftCpu implements OracleCpu {
       const at = address >= DATA_BASE ? DATA_PAGES + address - DATA_BASE : LOW_PAGES + address - LOW_BASE;
       this.#memory.write(gpa(at), bytes);
     }
-    const cs = test.bitness === 64 ? Selector.CODE64 : Selector.CODE32;
-    const frame = STACK_TOP - 40;
-    const words = [BigInt(test.entry), BigInt(cs), BigInt(test.rflags), test.gpr[4], BigInt(Selector.DATA)];
-    words.forEach((value, i) => {
-      this.#memory.writeU64(gpa(frame + 8 * i), value);
-    });
-    const regs = this.#regs;
-    REGISTERS.forEach((name, i) => {
-      regs[name] = test.gpr[i];
-    });
-    regs.rsp = BigInt(KERNEL + frame);
-    regs.rip = BigInt(KERNEL + ENTRY_STUB);
-    regs.rflags = 2n;
-    this.vcpu.setRegs(regs);
     if (test.fx !== undefined) this.vcpu.setFpu(fpuFromFx(test.fx));
-
-    const reason = this.vcpu.run();
-    if (reason !== ExitReason.IO || !this.vcpu.exit.isWrite || this.vcpu.exit.port >= IDT_VECTORS) {
-      throw new Error(`the software CPU left with exit reason ${reason} in ${test.title}`);
-    }
+    // Writing code empties the TLB. Half of the cases find it filled, so that both ways to memory are tested.
+    if ((test.entry & 1) !== 0) this.#enter(WARM_UP, Selector.CODE64, 2, test.gpr, "the warm-up");
+    this.#enter(entryRip(test), codeSelector[test.bitness], test.rflags, test.gpr, test.title);
 
     const outcome = this.#outcome;
     const after = this.vcpu.getRegs();
@@ -299,7 +336,7 @@ export class SoftCpu implements OracleCpu {
     outcome.selectors[0] = Selector.DATA;
     outcome.selectors[3] = Selector.DATA;
     if (test.segments) this.#takeSegments();
-    if (test.bitness === 32) for (let i = 0; i < 16; i++) outcome.gpr[i] &= 0xffffffffn;
+    if (test.bitness !== 64) for (let i = 0; i < 16; i++) outcome.gpr[i] &= 0xffffffffn;
     if (test.fx !== undefined) fxFromFpu(this.vcpu.getFpu(), this.#fx);
     this.#memory.fill(gpa(CODE_PAGES + at), test.code.length, INT3);
     return outcome;

@@ -18,6 +18,7 @@ const C0 = 0x0100;
 const C1 = 0x0200;
 const C2 = 0x0400;
 const C3 = 0x4000;
+export const CONDITION_CODES = C0 | C1 | C2 | C3;
 
 export interface Undefined {
   /** RFLAGS bits. */
@@ -30,6 +31,8 @@ export interface Undefined {
   faultAddress: boolean;
   /** x87 registers, tags and TOP. */
   x87: boolean;
+  /** Bytes below the stack pointer. */
+  belowStack: number;
   /** Bytes of the memory operand: [offset, length]. */
   memory: (readonly [number, number])[];
   /** The case says nothing: not compared at all. */
@@ -85,10 +88,19 @@ function doubleShifts(form: Form, test: CpuCase, out: Undefined): void {
   if (count > operandBits(form)) out.everything = true;
 }
 
+/** Bits 16–19 of what LAR gives are undefined (SDM vol. 2, LAR). */
+const LAR_UNDEFINED = 0x000f0000n;
+
 const SPECIAL: readonly (readonly [RegExp, (form: Form, test: CpuCase, out: Undefined) => void])[] = [
   [/^(SH[LR]|SA[LR])$/, shifts],
   [/^(RO|RC)[LR]$/, rotates],
   [/^SH[LR]D$/, doubleShifts],
+  [
+    /^LAR$/,
+    (_form, _test, out) => {
+      for (let i = 0; i < 16; i++) out.gpr.set(i, LAR_UNDEFINED);
+    },
+  ],
   // BSWAP of a 16-bit register is undefined.
   [
     /^BSWAP$/,
@@ -150,6 +162,7 @@ export function nothingUndefined(): Undefined {
     gpr: new Map(),
     faultAddress: false,
     x87: false,
+    belowStack: 0,
     memory: [],
     everything: false,
     tolerance: "none",
@@ -161,9 +174,13 @@ export function undefinedAtFault(form: Form): Undefined {
   const out = nothingUndefined();
   const { mnemonic } = form.row;
   // Many accesses, in an order that is each processor's own.
-  out.faultAddress = /^(F(XSAVE|XRSTOR|NSAVE|RSTOR|NSTENV|LDENV)|MASKMOVQ|MASKMOVDQU)$/.test(mnemonic);
+  out.faultAddress =
+    /^(F(XSAVE|XRSTOR|NSAVE|RSTOR|NSTENV|LDENV)|MASKMOVQ|MASKMOVDQU|IRET)$/.test(mnemonic) ||
+    /^(CA|CB|9A|FF \/3)$/.test(form.row.encoding);
   // AMD's processors are in MMX mode by the time the store faults.
   out.x87 = mnemonic === "MASKMOVQ";
+  // AMD's processors push the return address before they check the target.
+  if (/^(9A|FF \/3)$/.test(form.row.encoding)) out.belowStack = 16;
   return out;
 }
 

@@ -36,7 +36,7 @@ import {
   Interrupts,
   pushesErrorCode,
 } from "./system/interrupts.js";
-import { updateMode } from "./system/mode.js";
+import { checksAlignment, updateMode } from "./system/mode.js";
 import { Msrs } from "./system/msrs.js";
 import { SYSTEM_OPERATION_NAMES, SystemDetail } from "./system/operation-names.js";
 import { OPERATIONS, type OperationContext } from "./system/operations.js";
@@ -49,7 +49,6 @@ import {
   CodeMode,
   CodePage,
   Counter,
-  Cr0,
   Eflags,
   FAULT_NO_ERROR_CODE,
   FTLB_ENTRIES,
@@ -529,6 +528,7 @@ export class SoftVcpu implements Vcpu {
     const linear = s.codeMode === CodeMode.LONG64 ? start : (s.segBase[Seg.CS] + start) & 0xffff_ffffn;
     const offset = Number(linear & 0xfffn);
     s.pageRip = BigInt.asUintN(64, start - BigInt(offset));
+    const { delivered } = parts.interrupts;
     const records = s.address + SCRATCH_RECORDS_OFFSET;
     const after = cache.writeRecords(records, offset, s.codeMode);
     cache.stepEnd(after, offset + decoder.length);
@@ -549,7 +549,8 @@ export class SoftVcpu implements Vcpu {
         s.shadow = shadow;
         return reason;
       }
-      if (how === Leave.FAULT || reason !== undefined) return reason;
+      // After a fault or INT n there is no single-step trap: the flags are the handler's.
+      if (reason !== undefined || parts.interrupts.delivered !== delivered) return reason;
     }
     s.leave = Leave.NONE;
     s.mmioCount = 0;
@@ -593,9 +594,10 @@ export class SoftVcpu implements Vcpu {
   #checkAccess(rec: number, low: number, high: number, bytes: number, kind: number): void {
     const s = this.#s;
     const size = bytes === 10 ? 8 : bytes;
-    const checksAlignment =
-      s.cpl === 3 && (s.eflags & Eflags.AC) !== 0 && (Number(s.cr0 & 0xffff_ffffn) & Cr0.AM) !== 0;
-    if (checksAlignment && (low & (size - 1)) !== 0) {
+    // A non-canonical address is a fault of its own, before that of alignment.
+    const sign = high << 16;
+    const canonical = s.codeMode !== CodeMode.LONG64 || sign >> 16 === high;
+    if (canonical && checksAlignment(s) && (low & (size - 1)) !== 0) {
       s.faultVector = Vector.AC;
       s.faultCode = 0;
       s.rec = rec;

@@ -44,7 +44,8 @@ export function bulkCopyFunction(size: number): SharedFunction<readonly ["i32", 
       const cpu = f.params[0].get as I32;
       const [from, to, count] = [1, 2, 3].map((i) => f.params[i].get as I64);
       const none = () => f.return(I64.const(0));
-      f.if(load32(cpu, O.eflags).and(Eflags.DF), none);
+      // Single-stepping, and whoever waits for the vCPU, want one element at a time.
+      f.if(load32(cpu, O.eflags).and(Eflags.DF).or(load32(cpu, O.poll)), none);
       const source = probe(f, cpu, from, Dtlb.readTag, none);
       const target = probe(f, cpu, to, Dtlb.writeTag, none);
       const room = f.let(roomInPage(from));
@@ -71,7 +72,8 @@ export function bulkFillFunction(size: number): SharedFunction<readonly ["i32", 
       const cpu = f.params[0].get as I32;
       const [to, count] = [1, 2].map((i) => f.params[i].get as I64);
       const none = () => f.return(I64.const(0));
-      f.if(load32(cpu, O.eflags).and(Eflags.DF), none);
+      // Single-stepping, and whoever waits for the vCPU, want one element at a time.
+      f.if(load32(cpu, O.eflags).and(Eflags.DF).or(load32(cpu, O.poll)), none);
       const value = f.let(load64(cpu, gprOffset(0)));
       // Only where all bytes of the element are the same can memory.fill do it.
       const unit = f.let(value.and(I64.const(size === 8 ? -1n : (1n << BigInt(8 * size)) - 1n)));

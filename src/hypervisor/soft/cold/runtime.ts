@@ -31,6 +31,8 @@ import { I32, I64, load8U, load16U, load32, load32U64, load64, type ValType } fr
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
+/** Bytes of the largest operand that is not a vector: an 80-bit number. */
+const LARGEST_OPERAND = 10;
 const PAGE_MASK = ~0xfff;
 
 /** What TypeScript provides to the module; each may set `state.leave`. */
@@ -448,6 +450,10 @@ export class Runtime {
       undefined,
       (f, cpu, rec, va, bytes) => {
         const access = f.let(this.#access(cpu, I32.const(0), AccessKind.WRITE));
+        // A single operand; larger areas have alignment rules of their own.
+        f.if(bytes.leU(LARGEST_OPERAND), () =>
+          this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return()),
+        );
         f.if(f.call(this.translate, cpu, rec, va, access), () => f.return());
         const last = f.let(va.add(bytes.sub(1).toI64U()));
         f.if(last.xor(va).and(PAGE_MASK).ne(0), () =>

@@ -281,6 +281,8 @@ export class InstructionDecoder {
     if (table.needsModrm[(map << 8) | opcode] !== 0) {
       if (at >= limit) return short;
       modrm = bytes[at++];
+      // MOV to and from control and debug registers: whatever mod says, rm is a register (SDM vol. 2, MOV).
+      if (map === 1 && (opcode & 0xfc) === 0x20) modrm |= 0xc0;
       number = table.rows[rowIndex(map, opcode, prefixClass, (modrm >> 3) & 7, modrm < 0xc0 ? 1 : 0)];
       if (modrm >= 0xc0) {
         const exact = table.exact.get((map << 16) | (opcode << 8) | modrm);

@@ -56,8 +56,12 @@ export const x87Scale = sharedFunction("x87_scale", ["i32"], "i32", (f, use, cpu
       },
     );
     const special0 = a.m.eqz().or(isInfinite(a.x));
-    const x = f.let(a.x.add(n.get.shl(1).select(special0.eqz(), 0)));
-    f.set(m, f.call(use(corePack), cpu, a.m, x, control));
+    f.if(
+      special0,
+      () => f.set(m, f.call(use(corePack), cpu, a.m, a.x, control)),
+      // Not through corePack: a scaled exponent that happens to be that of infinity is an overflow like others.
+      () => f.set(m, f.call(use(round), cpu, a.x.add(n.get.shl(1)), a.m, i64(0), control)),
+    );
   });
   f.returnCall(use(x87Set), cpu, i32(0), m.get);
 });

@@ -1,12 +1,51 @@
 /** Control transfer (SDM vol. 1, 7.3.8) and instructions about time and interrupts that need no TypeScript. */
 import { Eflags, O, Seg, Vector } from "../vcpu-state.js";
-import { I32, type I64, type Int } from "../wasm/expr.js";
+import { I32, I64, type Int } from "../wasm/expr.js";
 import type { Definition, InstrContext } from "./context.js";
-import { constant } from "./flags.js";
+import { constant, truncate } from "./flags.js";
 import { virtualWithoutIopl3 } from "./transfer.js";
 
-export const jmp: Definition = (x) => x.branch();
-export const jcc: Definition = (x) => x.branch(x.condition(x.args[0]));
+/** Whether a branch to `target` is #GP: not canonical, or beyond CS's limit (SDM vol. 2, JMP, CALL, RET). */
+const isBadTarget = (x: InstrContext, target: I64): I32 =>
+  x.long ? target.shl(16).shrS(16).ne(target) : target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
+
+/** Where a relative branch leads outside 64-bit mode. */
+const relativeTarget = (x: InstrContext): I64 =>
+  x
+    .field64(O.pageRip)
+    .add(x.immediate())
+    .and(I64.const(x.size === 2 ? 0xffff : 0xffffffff));
+
+/** #GP at a relative branch that is taken to beyond CS's limit; 64-bit mode has none. */
+const checkRelative = (x: InstrContext, condition?: I32) => {
+  if (x.long) return;
+  const bad = isBadTarget(x, relativeTarget(x));
+  x.faultIf(condition === undefined ? bad : bad.and(condition.ne(0)), Vector.GP, 0);
+};
+
+/** #GP at a call to where it cannot go, after what its push would raise. */
+const checkCall = (x: InstrContext, target: I64) => {
+  x.f.if(isBadTarget(x, target), () => {
+    const sp = x.f.let((x.gpr(4) as I64).sub(x.size));
+    if (x.long) {
+      x.faultIf(sp.shl(16).shrS(16).ne(sp), Vector.SS, 0);
+      x.probeWrite(sp, x.size);
+    } else {
+      x.probeWrite(x.linear(Seg.SS, x.f.let(sp.and(x.field64(O.spMask))), x.size, true), x.size);
+    }
+    x.fault(Vector.GP, 0);
+  });
+};
+
+export const jmp: Definition = (x) => {
+  checkRelative(x);
+  x.branch();
+};
+export const jcc: Definition = (x) => {
+  const taken = x.f.let(x.condition(x.args[0]));
+  checkRelative(x, taken);
+  x.branch(taken);
+};
 
 const pushNextRip = (x: InstrContext) => {
   const next = x.nextRip();
@@ -14,17 +53,12 @@ const pushNextRip = (x: InstrContext) => {
 };
 
 export const call: Definition = (x) => {
+  if (!x.long) checkCall(x, relativeTarget(x));
   pushNextRip(x);
   x.branch();
 };
 
-/** #GP at the branch where its target is not canonical or beyond CS's limit (SDM vol. 2, JMP, CALL, RET). */
-const checkTarget = (x: InstrContext, target: I64) => {
-  const bad = x.long
-    ? target.shl(16).shrS(16).ne(target)
-    : target.gtU(x.field32(O.segLimit + 4 * Seg.CS).toI64U());
-  x.faultIf(bad, Vector.GP, 0);
-};
+const checkTarget = (x: InstrContext, target: I64) => x.faultIf(isBadTarget(x, target), Vector.GP, 0);
 
 export const jmpIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
@@ -34,7 +68,7 @@ export const jmpIndirect: Definition = (x) => {
 
 export const callIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
-  checkTarget(x, target);
+  checkCall(x, target);
   pushNextRip(x);
   x.jump(target);
 };
@@ -47,17 +81,28 @@ export const ret: Definition = (x) => {
   x.jump(target);
 };
 
-const countDown = (x: InstrContext): Int => {
-  const count = x.f.let(x.gpr(1, x.addressSize).sub(constant(x.addressSize, 1)));
-  x.setGpr(1, count, x.addressSize);
-  return x.addressSize === 2 ? count.and(0xffff) : count;
-};
 const notZero = (v: Int): I32 => v.eqz().eqz();
 
-export const loop: Definition = (x) => x.branch(notZero(countDown(x)));
-export const loope: Definition = (x) => x.branch(notZero(countDown(x)).and(x.flag("zf")));
-export const loopne: Definition = (x) => x.branch(notZero(countDown(x)).and(x.flag("zf").eqz()));
-export const jcxz: Definition = (x) => x.branch(x.gpr(1, x.addressSize).eqz());
+/** LOOP and its kin: RCX counts down whether the branch is taken or not, but not where it faults. */
+const counted =
+  (wanted: (x: InstrContext) => I32 | undefined): Definition =>
+  (x) => {
+    const count = x.f.let(truncate(x.gpr(1, x.addressSize).sub(constant(x.addressSize, 1)), x.addressSize));
+    const also = wanted(x);
+    const taken = x.f.let(also === undefined ? notZero(count) : notZero(count).and(also));
+    checkRelative(x, taken);
+    x.setGpr(1, count, x.addressSize);
+    x.branch(taken);
+  };
+
+export const loop = counted(() => undefined);
+export const loope = counted((x) => x.flag("zf"));
+export const loopne = counted((x) => x.flag("zf").eqz());
+export const jcxz: Definition = (x) => {
+  const taken = x.f.let(x.gpr(1, x.addressSize).eqz());
+  checkRelative(x, taken);
+  x.branch(taken);
+};
 
 /** UD0, UD1, UD2 and whatever the tables leave out. */
 export const undefinedOpcode: Definition = (x) => x.fault(Vector.UD);

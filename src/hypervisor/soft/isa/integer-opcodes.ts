@@ -195,8 +195,8 @@ export const INTEGER_OPCODES: readonly OpcodeRow[] = [
   // Two-byte opcodes
   op("0F 0D", "PREFETCHW", "Mb", t.nop, { noSegment: true }),
   op("0F 0B", "UD2", "", c.undefinedOpcode, { ends: true }),
-  op("0F B9", "UD1", "Gv,Ev", c.undefinedOpcode, { ends: true }),
-  op("0F FF", "UD0", "Gv,Ev", c.undefinedOpcode, { ends: true }),
+  op("0F B9", "UD1", "Gv,Ev", c.undefinedOpcode, { ends: true, noSegment: true }),
+  op("0F FF", "UD0", "Gv,Ev", c.undefinedOpcode, { ends: true, noSegment: true }),
   op("0F 18", "PREFETCH/NOP", "Ev", t.nop, { noSegment: true }),
   ...["19", "1A", "1B", "1C", "1D", "1E", "1F"].map((byte) =>
     op(`0F ${byte}`, "NOP", "Ev", t.nop, { noSegment: true }),

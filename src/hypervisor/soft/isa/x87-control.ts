@@ -53,6 +53,9 @@ export const wait: Definition = (x) => {
   x.f.if(load32(x.cpu, O.fpuPending), () => x.faultIf(x.field32(O.cr0).and(Cr0.NE), Vector.MF));
 };
 
+/** FNENI, FNDISI, FNSETPM: nothing, and no wait for a pending exception. */
+export const ignored: Definition = (x) => x.requireFpu();
+
 export const noOperation: Definition = (x) => {
   waiting(x);
   notePointers(x);
@@ -151,6 +154,9 @@ export const loadEnvironment =
     if (registers) x.f.callVoid(x.shared(x87LoadRegisters), x.cpu, I32.const(environment));
   };
 
+/** Bytes of the FXSAVE area, with what is reserved at its end. */
+const FX_AREA = 512;
+
 const checkFxArea = (x: InstrContext) => x.faultIf(x.address(0).toI32().and(15), Vector.GP, 0);
 const fxBytes = (x: InstrContext) => (x.long ? Fxsave.BYTES64 : Fxsave.BYTES);
 const wideFx = (x: InstrContext) => I32.const(x.size === 8 ? 1 : 0);
@@ -159,7 +165,8 @@ const wideFx = (x: InstrContext) => I32.const(x.size === 8 ? 1 : 0);
 export const fxsave: Definition = (x) => {
   x.requireFpu();
   checkFxArea(x);
-  probeIfCrossing(x, x.address(0), fxBytes(x));
+  // The whole area has to be there, though its end is left alone.
+  probeIfCrossing(x, x.address(0), FX_AREA);
   x.f.callVoid(x.shared(fxsaveImage), x.cpu, wideFx(x));
   storeImage(x, x.address(0), I32.const(fxBytes(x)), 8);
 };
@@ -167,6 +174,7 @@ export const fxsave: Definition = (x) => {
 export const fxrstor: Definition = (x) => {
   x.requireFpu();
   checkFxArea(x);
+  x.f.drop(x.load(1, x.address(0).add(FX_AREA - 1)));
   loadImage(x, x.address(0), I32.const(fxBytes(x)), 8);
   x.faultIf(load32(x.cpu, O.fpImage + Fxsave.MXCSR).and(~MXCSR_WRITABLE), Vector.GP, 0);
   x.f.callVoid(x.shared(fxrstorImage), x.cpu, wideFx(x), I32.const(fxBytes(x) - Fxsave.XMM));

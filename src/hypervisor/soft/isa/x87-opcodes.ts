@@ -110,11 +110,11 @@ export const X87_OPCODES: OpcodeRow[] = [
   op("DB /5 mem", "FLD", "Mt", t.loadExtended),
   op("DB /7 mem", "FSTP", "Mt", t.storeExtended),
   // 8087 and 80287 instructions that do nothing since (SDM vol. 3B, 23.18.8).
-  op("DB =E0", "FNENI", "", c.noOperation),
-  op("DB =E1", "FNDISI", "", c.noOperation),
+  op("DB =E0", "FNENI", "", c.ignored),
+  op("DB =E1", "FNDISI", "", c.ignored),
   op("DB =E2", "FNCLEX", "", c.clearExceptions),
   op("DB =E3", "FNINIT", "", c.initialize),
-  op("DB =E4", "FNSETPM", "", c.noOperation),
+  op("DB =E4", "FNSETPM", "", c.ignored),
   op("DB /5 reg", "FUCOMI", "T", a.compareToFlags(QUIET)),
   op("DB /6 reg", "FCOMI", "T", a.compareToFlags()),
 

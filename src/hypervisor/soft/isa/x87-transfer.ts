@@ -47,10 +47,13 @@ export const loadConstant =
     x.f.drop(x.f.call(x.shared(constant), x.cpu));
   };
 
-/** Store `write`s to memory unless an unmasked exception forbids it; then record the exceptions, then pop. */
-function finishStore(x: InstrContext, pop: boolean, write: () => void): void {
+/**
+ * Store `write`s `bytes` to memory unless an unmasked exception forbids it; then record the exceptions, then pop. A page
+ * fault comes before the exception, as on processors.
+ */
+function finishStore(x: InstrContext, bytes: number, pop: boolean, write: () => void): void {
   const blocked = unmaskedAmong(x, BEFORE_STORING);
-  x.f.if(blocked.eqz(), write);
+  x.f.if(blocked, () => x.probeWrite(x.address(0), bytes), write);
   notePointers(x, x.address(0));
   x.f.drop(x.f.call(x.shared(x87Commit), x.cpu, I32.const(0)));
   if (pop) popUnless(x, blocked);
@@ -65,7 +68,7 @@ export const store =
     const control = controlOfFcw(fcwOf(x.cpu));
     const narrow = form === "f32" ? f80ToF32 : f80ToF64;
     const bits = x.f.let(x.f.call(x.shared(narrow), x.cpu, a.m, a.se, control));
-    finishStore(x, pop, () => {
+    finishStore(x, form === "f32" ? 4 : 8, pop, () => {
       if (form === "f32") x.store(4, x.address(0), bits.toI32());
       else x.store(8, x.address(0), bits);
     });
@@ -80,7 +83,7 @@ export const storeInteger =
     const ofFcw = controlOfFcw(fcwOf(x.cpu));
     const control = truncate ? ofFcw.or(MXCSR_RC_ZERO) : ofFcw;
     const value = x.f.let(x.f.call(x.shared(f80ToInt), x.cpu, a.m, a.se, control, I32.const(8 * size)));
-    finishStore(x, pop, () => x.store(size, x.address(0), size === 8 ? value : value.toI32()));
+    finishStore(x, size, pop, () => x.store(size, x.address(0), size === 8 ? value : value.toI32()));
   };
 
 /** FSTP m80fp: the bits as they are. */
@@ -90,7 +93,7 @@ export const storeExtended: Definition = (x) => {
   const empty = raiseIfEmpty(x.f, x.cpu, a.se);
   const m = x.f.let(I64.const(INDEFINITE_M).select(empty, a.m));
   const se = x.f.let(I32.const(INDEFINITE_SE).select(empty, a.se));
-  finishStore(x, true, () => storeTen(x, m, se));
+  finishStore(x, 10, true, () => storeTen(x, m, se));
 };
 
 function storeTen(x: InstrContext, low: I64, high: I32): void {
@@ -136,7 +139,7 @@ export const storeBcd: Definition = (x) => {
   const control = controlOfFcw(fcwOf(x.cpu));
   const low = x.f.let(x.f.call(x.shared(f80ToBcd), x.cpu, a.m, a.se, control));
   const high = x.field32(O.fpExp);
-  finishStore(x, true, () => storeTen(x, low, high));
+  finishStore(x, 10, true, () => storeTen(x, low, high));
 };
 
 export const exchange: Definition = (x) => {

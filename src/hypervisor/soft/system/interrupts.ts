@@ -36,6 +36,9 @@ const L_BIT = 1 << 21;
 const D_BIT = 1 << 22;
 
 export class Interrupts {
+  /** Events delivered so far: who runs an instruction can see whether it ended in one. */
+  delivered = 0;
+
   constructor(
     readonly s: VcpuState,
     readonly access: GuestAccess,
@@ -49,6 +52,7 @@ export class Interrupts {
     if (!isProtected(s)) this.#deliverReal(vector);
     else if (isLongModeActive(s)) this.#deliverLong(vector, kind, errorCode);
     else this.#deliverProtected(vector, kind, errorCode);
+    this.delivered++;
   }
 
   #deliverReal(vector: number): void {

@@ -28,6 +28,10 @@ export const isLongModeActive = (s: VcpuState) => (Number(s.efer & 0xffffn) & Ef
 export const isRealStyle = (s: VcpuState) => !isProtected(s) || isVirtual8086(s);
 export const ioplOf = (s: VcpuState) => (s.eflags >> 12) & 3;
 
+/** Whether data accesses are checked for alignment (SDM vol. 3A, 6.15, interrupt 17). */
+export const checksAlignment = (s: VcpuState) =>
+  s.cpl === 3 && (s.eflags & Eflags.AC) !== 0 && (cr0Of(s) & Cr0.AM) !== 0;
+
 /** To be called after any change of CR0, CR4, EFER, EFLAGS.AC/VM, CPL, CS, SS or DR7. */
 export function updateMode(s: VcpuState, memory: SharedMemory): void {
   const cr0 = cr0Of(s);
@@ -50,15 +54,15 @@ export function updateMode(s: VcpuState, memory: SharedMemory): void {
       : (s.segAccess[Seg.SS] & Access.DB) !== 0
         ? 0xffff_ffffn
         : 0xffffn;
-  const alignmentCheck = (s.eflags & Eflags.AC) !== 0;
+  const accessControl = (s.eflags & Eflags.AC) !== 0;
   const mmuMode =
     s.cpl === 3
       ? MmuMode.USER
-      : (cr4 & Cr4.SMAP) !== 0 && !alignmentCheck
+      : (cr4 & Cr4.SMAP) !== 0 && !accessControl
         ? MmuMode.SUPERVISOR
         : MmuMode.SUPERVISOR_NO_SMAP;
   s.mmuMode = mmuMode;
-  s.noFill = (s.cpl === 3 && alignmentCheck && (cr0 & Cr0.AM) !== 0) || s.watchpoints !== 0 ? 1 : 0;
+  s.noFill = checksAlignment(s) || s.watchpoints !== 0 ? 1 : 0;
   const set = s.noFill !== 0 ? DTLB_EMPTY_SET : mmuMode;
   s.dtlb = s.address + TLB_OFFSET + set * DTLB_BYTES;
   s.ftlb = s.address + FTLB_OFFSET + (s.cpl === 3 ? 0 : FTLB_BYTES);

@@ -253,6 +253,7 @@ function enter(c: OperationContext): void {
         bp,
         stack.kind,
         0,
+        stack.aligned,
       );
       stack.push(size, link.pop(size));
     }
@@ -260,7 +261,7 @@ function enter(c: OperationContext): void {
   }
   stack.skip(-allocate);
   // The new top has to be writable (SDM vol. 2, ENTER).
-  if (s.codeMode === CodeMode.LONG64) c.access.probeWrite(stack.pointer, 1);
+  stack.probeTop(size);
   writeGpr(s, Gpr.RBP, frame, size === 2 ? 2 : s.codeMode === CodeMode.LONG64 ? 8 : 4);
   s.gpr[Gpr.RSP] = stack.pointer;
 }

@@ -104,9 +104,10 @@ export class PortIo {
 
   ins(c: OperationContext): void {
     const { s } = this;
-    if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
     const port = Number(readGpr(s, Gpr.RDX, 2));
+    // Asked for even where there is nothing to move.
     this.#checkPermission(port, c.size);
+    if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
     const address = this.#linear(c, Seg.ES, Gpr.RDI, true);
     let value: number;
     if (s.ioPending === IoPending.INS_READY) {
@@ -127,9 +128,9 @@ export class PortIo {
 
   outs(c: OperationContext): void {
     const { s } = this;
-    if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
     const port = Number(readGpr(s, Gpr.RDX, 2));
     this.#checkPermission(port, c.size);
+    if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
     const value = this.access.load(this.#linear(c, recordField(c, 2), Gpr.RSI, false), c.size);
     this.#advance(c, Gpr.RSI);
     this.#write(port, c.size, Number(value));

@@ -138,14 +138,10 @@ export function getFpu(s: VcpuState, memory: SharedMemory): Fpu {
   };
 }
 
-/** Exception flags of the status word and their masks in the control word (SDM vol. 1, 8.1.3 and 8.1.5). */
-const FPU_EXCEPTIONS = 0x3f;
-
 export function setFpu(s: VcpuState, memory: SharedMemory, fpu: Fpu): void {
   s.ftop = (fpu.fsw >> 11) & 7;
   s.fsw = fpu.fsw & ~(7 << 11);
   s.fcw = fpu.fcw;
-  s.fpuPending = (fpu.fsw & ~fpu.fcw & FPU_EXCEPTIONS) !== 0 ? 1 : 0;
   s.ftag = fpu.ftwx & 0xff;
   s.fpuPending = (fpu.fsw & ~fpu.fcw & Fsw.EXCEPTIONS) !== 0 ? 1 : 0;
   s.fop = fpu.lastOpcode;

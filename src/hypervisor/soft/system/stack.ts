@@ -2,6 +2,7 @@
 import type { GuestAccess } from "../mmu/access.js";
 import { Access, AccessKind, CodeMode, Gpr, Seg, type VcpuState, Vector } from "../vcpu-state.js";
 import { GuestFault } from "./fault.js";
+import { checksAlignment } from "./mode.js";
 import type { Descriptor } from "./segments.js";
 import { descriptorBase, descriptorLimit } from "./segments.js";
 
@@ -17,6 +18,8 @@ export class TransferStack {
     readonly kind: number,
     /** Error code of #SS: the selector of a stack being switched to, else 0. */
     readonly errorCode: number,
+    /** Whether a misaligned access is #AC. */
+    readonly aligned = false,
   ) {}
 
   static current(s: VcpuState, access: GuestAccess): TransferStack {
@@ -30,6 +33,7 @@ export class TransferStack {
       s.gpr[Gpr.RSP],
       s.cpl === 3 ? AccessKind.USER : 0,
       0,
+      checksAlignment(s),
     );
   }
 
@@ -59,6 +63,12 @@ export class TransferStack {
   }
 
   #linear(pointer: bigint, bytes: number): bigint {
+    const linear = this.#checked(pointer, bytes);
+    if (this.aligned && (linear & BigInt(bytes - 1)) !== 0n) throw new GuestFault(Vector.AC, 0);
+    return linear;
+  }
+
+  #checked(pointer: bigint, bytes: number): bigint {
     if (this.limit < 0) {
       if (BigInt.asUintN(64, BigInt.asIntN(48, pointer)) !== pointer)
         throw new GuestFault(Vector.SS, this.errorCode);
@@ -90,6 +100,11 @@ export class TransferStack {
     const value = this.access.readSized(this.#linear(this.pointer, bytes), bytes, this.kind);
     this.pointer = this.#moved(bytes);
     return value;
+  }
+
+  /** Fault where the `bytes` at the top could not be written. */
+  probeTop(bytes: number): void {
+    this.access.probeWrite(this.#linear(this.pointer, bytes), bytes);
   }
 
   skip(bytes: number): void {

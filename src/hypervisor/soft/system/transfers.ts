@@ -39,15 +39,14 @@ export class Transfers {
     readonly segments: Segments,
   ) {}
 
-  /** RIP `target` in code segment `descriptor`: cut to its width, checked against limit or canonical form. */
+  /** RIP `target` in code segment `descriptor`, checked against limit or canonical form. */
   #checkedRip(target: bigint, descriptor: Descriptor): bigint {
     if (isLongModeActive(this.s) && (descriptor.high & L_BIT) !== 0) {
       if (BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw gp(0);
       return target;
     }
-    const rip = target & 0xffff_ffffn;
-    if (rip > BigInt(descriptorLimit(descriptor))) throw gp(0);
-    return rip;
+    if (target > BigInt(descriptorLimit(descriptor))) throw gp(0);
+    return target;
   }
 
   #setCs(selector: number, descriptor: Descriptor, cpl: number): void {
