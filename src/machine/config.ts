@@ -91,9 +91,6 @@ export function checkConfig(config: MachineConfig): void {
   if (config.accel === "kvm") {
     throw new ConfigError("--accel kvm: the KVM provider is not built yet; use --accel soft");
   }
-  if (config.tier === "hot") {
-    throw new ConfigError("--tier hot: the hot tier is not built yet; use --tier cold");
-  }
   if (config.providerModule === undefined && cpus > MAX_SOFT_CPUS) {
     throw new ConfigError(
       `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,

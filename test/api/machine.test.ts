@@ -217,7 +217,6 @@ test("a configuration that cannot be is refused in one line that names the optio
   await refused({ cpus: 0 }, /^--cpus: /);
   await refused({ cpus: 1000 }, /^--cpus: 1000 is too many/);
   await refused({ accel: "kvm" }, /^--accel kvm: /);
-  await refused({ tier: "hot" }, /^--tier hot: /);
   await refused({ kernel: "/nonexistent" }, /^kernel \/nonexistent: no such file$/);
   await refused({ kernel: "/" }, /^kernel \/: is a directory$/);
   await refused({ kernel: "/dev/zero" }, /^kernel \/dev\/zero: is not a regular file$/);

@@ -44,7 +44,6 @@ const FAILURES: readonly (readonly [what: string, args: readonly string[], line:
   ["too little memory", ["run", "-m", "1"], "nlkt: --mem: 1 MiB is too small: at least 4 MiB\n"],
   ["too much memory", ["run", "-m", "64G"], /^nlkt: --mem: 65536 MiB is too large: at most \d+ MiB\n$/],
   ["KVM", ["run", "--accel", "kvm"], /^nlkt: --accel kvm: .*not built yet.*\n$/],
-  ["the hot tier", ["run", "--tier", "hot"], /^nlkt: --tier hot: .*not built yet.*\n$/],
   ["nothing to boot", ["run", "--nodefaults"], /^nlkt: no kernel: .*\n$/],
   [
     "kernel rm of one that is not there",

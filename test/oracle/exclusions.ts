@@ -16,6 +16,7 @@ const FAR_POINTER = /^(FF \/[35]|0F B[245])$/;
 export const EXCLUSIONS: readonly Exclusion[] = [
   { mnemonics: /^(RDTSCP?|RDPMC|RDRAND|RDSEED|RDPID)$/, reason: HOST },
   { mnemonics: /^(CPUID|XGETBV)$/, reason: HOST },
+  { mnemonics: /^SERIALIZE$/, reason: "not every host has it" },
   {
     mnemonics: /^(SYSCALL|SYSENTER)$/,
     reason: "enters the host's kernel; guests test them in test/hypervisor",

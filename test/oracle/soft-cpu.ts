@@ -144,7 +144,11 @@ export class SoftCpu implements OracleCpu {
   readonly #fx = initialFx();
   readonly #outcome: Outcome;
 
-  constructor(readonly facilities: Facilities) {
+  /** `tier`: cold, or hot for every instruction from its first execution on. */
+  constructor(
+    readonly facilities: Facilities,
+    tier: "cold" | "hot" = process.env.NLKT_FUZZ_TIER === "hot" ? "hot" : "cold",
+  ) {
     const shared = SharedMemory.create(STATE_SIZE + RAM_SIZE);
     const allocator = new StateAllocator(shared, STATE_START, STATE_SIZE);
     const slot = {
@@ -158,7 +162,11 @@ export class SoftCpu implements OracleCpu {
     this.#memory = new GuestMemory(shared, [slot]);
     const clock = Clock.start();
     const timers = new Timers(shared, allocator, clock);
-    const vm = createSoftVm(shared, allocator, this.#memory, timers, clock, { cpus: 1, create: true });
+    const vm = createSoftVm(shared, allocator, this.#memory, timers, clock, {
+      cpus: 1,
+      create: true,
+      tier,
+    });
     vm.setMemorySlot(slot);
     this.vcpu = vm.vcpu(0);
     this.#buildTables();

@@ -187,8 +187,9 @@ export class SoftVcpu implements Vcpu {
       const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
       hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env);
       cache.onInvalidate = (page) => hot?.pageInvalidated(page);
-      cache.hotBranches = HOT_BRANCHES;
-      s.hotThreshold = HOT_ARRIVALS;
+      const forced = this.vm.options.tier === "hot";
+      cache.hotBranches = forced ? 1 : HOT_BRANCHES;
+      s.hotThreshold = forced ? 1 : HOT_ARRIVALS;
       s.hotFirst = hot.first;
     }
     const access = new GuestAccess(memory, s, wasm, codeWritten);
@@ -414,6 +415,9 @@ export class SoftVcpu implements Vcpu {
       }
     }
     this.#fillFtlb(linear, codePage, flags);
+    if (this.vm.options.tier === "hot" && mode === CodeMode.LONG64) {
+      parts.hot?.translate(page, offset, parts.cache.knownRecord(page, offset, mode));
+    }
     return undefined;
   }
 

@@ -65,6 +65,7 @@ export class Bench {
         const f = module.declare(name, ["i32", "i32"]);
         module.define(f, (builder, cpu, rec) => {
           const context = new ColdContext(module, runtime, builder, cpu, rec, form);
+          context.begin();
           row.definition(context);
           context.finish();
         });
