@@ -9,6 +9,7 @@ import {
   AccessKind,
   CodeMode,
   CodePage,
+  Cr0,
   DTLB_ENTRIES,
   Dtlb,
   FAULT_NO_ERROR_CODE,
@@ -423,17 +424,15 @@ export class Runtime {
         const limit = f.let(load32U64(cpu.add(seg.shl(2)), O.segLimit));
         const last = f.let(offset.add(info.and(0xff).sub(1).toI64U()));
         const bad = f.local("i32");
-        f.set(bad, access.and(Access.UNUSABLE));
+        const write = info.shrU(8).and(AccessKind.WRITE);
         f.if(
           access.and(Access.CODE),
-          () =>
-            f.set(bad, bad.get.or(info.shrU(8).and(AccessKind.WRITE)).or(access.and(Access.READABLE).eqz())),
-          () =>
-            f.set(
-              bad,
-              bad.get.or(info.shrU(8).and(AccessKind.WRITE).ne(0).and(access.and(Access.WRITABLE).eqz())),
-            ),
+          () => f.set(bad, write.or(access.and(Access.READABLE).eqz())),
+          () => f.set(bad, write.ne(0).and(access.and(Access.WRITABLE).eqz())),
         );
+        // Real mode has limits, but no types (SDM vol. 3B, 21.1.1): there CS may be written.
+        f.if(bad.get, () => f.set(bad, load32(cpu, O.cr0).and(Cr0.PE)));
+        f.set(bad, bad.get.or(access.and(Access.UNUSABLE)));
         f.if(
           access.and(Access.CODE | Access.EXPAND_DOWN).eq(Access.EXPAND_DOWN),
           () => {

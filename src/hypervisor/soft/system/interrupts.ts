@@ -146,8 +146,6 @@ export class Interrupts {
     const address = segments.wrap(s.idtrBase + BigInt(vector * 8));
     const value = access.read64(address, AccessKind.IMPLICIT);
     const gate: Descriptor = { low: Number(value & 0xffff_ffffn), high: Number(value >> 32n), address };
-    if (isVirtual8086(s) && kind === EventKind.SOFTWARE && (s.eflags & Eflags.IOPL) !== Eflags.IOPL)
-      throw gp(0);
     this.#checkGate(
       gate,
       [SystemType.INTERRUPT_GATE, SystemType.TRAP_GATE, SystemType.INTERRUPT_GATE16, SystemType.TRAP_GATE16],

@@ -347,6 +347,7 @@ export class Transfers {
   #iretToVirtual(rip: bigint, cs: number, flags: number, stack: TransferStack): void {
     const { s, segments } = this;
     const values = Array.from({ length: 6 }, () => Number(stack.pop(4) & 0xffff_ffffn));
+    if (rip > 0xffffn) throw gp(0);
     writeEflags(s, flags);
     s.cpl = 3;
     const [sp, ss, es, ds, fs, gs] = values;
@@ -361,7 +362,7 @@ export class Transfers {
       segments.setReal(seg, selector & 0xffff, true);
     }
     s.gpr[Gpr.RSP] = BigInt(sp);
-    s.rip = rip & 0xffffn;
+    s.rip = rip;
   }
 }
 
