@@ -31,6 +31,7 @@ import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js"
 const PAGE = 4096;
 /** Bytes of the largest operand that is not a vector: an 80-bit number. */
 const LARGEST_OPERAND = 10;
+const MAX_INSTRUCTION_BYTES = 15;
 const PAGE_MASK = ~0xfff;
 
 /** What TypeScript provides to the module; each may set `state.leave`. */
@@ -123,8 +124,10 @@ export class Runtime {
       const linear = f.local("i64");
       f.set(linear, rip);
       f.if(load32(cpu, O.codeMode).ne(CodeMode.LONG64), () => {
-        f.if(rip.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
         f.set(linear, rip.add(load64(cpu, O.segBase + 8 * Seg.CS)).and(I64.const(0xffffffff)));
+        // Code from which the segment's limit can be reached within the page is run an instruction at a time.
+        const reach = rip.add(PAGE - 1 + MAX_INSTRUCTION_BYTES).sub(linear.get.and(PAGE - 1));
+        f.if(reach.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
       });
       const entry = f.let(
         load32(cpu, O.ftlb).add(
@@ -173,6 +176,10 @@ export class Runtime {
         f.if(load64(rec, Rec.imm).ltU(PAGE), () => f.store32(rec, target, Rec.link));
         this.#dispatch(f, cpu, target);
       });
+      // A target that is not canonical is a fault of the branch (SDM vol. 2, JMP).
+      f.if(rip.shl(16).shrS(16).ne(rip), () =>
+        f.returnCall(this.fault, cpu, rec, I32.const(Vector.GP), I32.const(0)),
+      );
       f.store32(cpu, I32.const(Leave.DECODE), O.leave);
     });
   }

@@ -7,6 +7,7 @@ import { AccessKind, CodeMode, Eflags, Gpr, Seg, type VcpuState } from "../vcpu-
 import { gp } from "./fault.js";
 import { ioplOf, isLongModeActive, isProtected, isVirtual8086 } from "./mode.js";
 import { type OperationContext, readGpr, recordField, writeGpr } from "./operations.js";
+import type { Segments } from "./segments.js";
 
 /** Values of `state.ioPending`: what the next run does with the answer to a port read. */
 export const IoPending = { NONE: 0, IN: 1, INS: 2, INS_READY: 3 } as const;
@@ -25,6 +26,7 @@ export class PortIo {
     readonly s: VcpuState,
     readonly access: GuestAccess,
     readonly irqchip: IrqChip,
+    readonly segments: Segments,
   ) {}
 
   /** The access of the last operation that the machine has to serve. */
@@ -75,20 +77,14 @@ export class PortIo {
     this.#write(port, c.size, Number(readGpr(this.s, Gpr.RAX, c.size)));
   }
 
-  #linear(c: OperationContext, seg: number, register: number, write: boolean): bigint {
+  #linear(c: OperationContext, seg: Seg, register: number, write: boolean): bigint {
     const { s } = this;
     const offset = readGpr(s, register, c.addressSize);
     if (s.codeMode === CodeMode.LONG64) {
       const base = seg === Seg.FS || seg === Seg.GS ? s.segBase[seg] : 0n;
       return BigInt.asUintN(64, base + offset);
     }
-    const limit = BigInt(s.segLimit[seg]);
-    const access = s.segAccess[seg];
-    const code = (access & 8) !== 0;
-    const allowed =
-      (access & (1 << 16)) === 0 && (write ? !code && (access & 2) !== 0 : !code || (access & 2) !== 0);
-    if (!allowed || offset + BigInt(c.size) - 1n > limit) throw gp(0);
-    return (s.segBase[seg] + offset) & 0xffff_ffffn;
+    return this.segments.linear(seg, offset, c.size, write);
   }
 
   /** One element is done: move the index register, count down; RIP stays where another is to come. */
@@ -131,7 +127,7 @@ export class PortIo {
     const port = Number(readGpr(s, Gpr.RDX, 2));
     this.#checkPermission(port, c.size);
     if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
-    const value = this.access.load(this.#linear(c, recordField(c, 2), Gpr.RSI, false), c.size);
+    const value = this.access.load(this.#linear(c, recordField(c, 2) as Seg, Gpr.RSI, false), c.size);
     this.#advance(c, Gpr.RSI);
     this.#write(port, c.size, Number(value));
   }

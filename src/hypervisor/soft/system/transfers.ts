@@ -117,7 +117,10 @@ export class Transfers {
     if (!isPresent(descriptor.high)) throw new GuestFault(Vector.NP, error);
     let offset = BigInt(((descriptor.high & 0xffff0000) | (descriptor.low & 0xffff)) >>> 0);
     if (type === SystemType.CALL_GATE16) offset &= 0xffffn;
-    if (long) offset |= segments.upperBase(descriptor) << 32n;
+    if (long) {
+      segments.checkUpperHalf(selector, descriptor);
+      offset |= segments.upperBase(descriptor) << 32n;
+    }
     return {
       offset,
       selector: descriptor.low >>> 16,
