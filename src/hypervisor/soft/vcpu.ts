@@ -168,24 +168,8 @@ export class SoftVcpu implements Vcpu {
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
     const control = new ControlRegisters(s, memory, access, this.id, this.#irqchip);
-<<<<<<< HEAD
     const msrs = this.#msrs;
-    const ports = new PortIo(s, access, this.#irqchip);
-=======
-    const msrs = new Msrs(
-      s,
-      this.id,
-      this.#irqchip,
-      this.vm.kvmClock,
-      () => BigInt(Math.floor(clock.now())),
-      () => wasm.flushTlb(s.address),
-      () => {
-        this.#irqchip.tscChanged(this.id);
-        this.vm.kvmClock.tscChanged();
-      },
-    );
     const ports = new PortIo(s, access, this.#irqchip, segments);
->>>>>>> f9630c7 (Guests: segment loads and accesses; all of a far pointer, of BOUND's and LGDT's operands has to lie in the segment)
     const context: OperationContext = {
       s,
       memory,

@@ -144,16 +144,16 @@ function startSegments(mode: Mode, cpl: 0 | 3): Pick<Sregs, "cs" | "ds" | "es" |
     const data = realSegment(At.DATA >> 4, { dpl });
     return {
       cs: realSegment(At.CODE >> 4, { type: mode === "v86" ? 3 : 11, dpl }),
-      ds: data,
-      es: data,
-      fs: data,
-      gs: data,
+      ds: { ...data },
+      es: { ...data },
+      fs: { ...data },
+      gs: { ...data },
       ss: realSegment(0, { dpl }),
     };
   }
   const user = cpl === 3;
   const data = segment(user ? Sel.USER_DATA : Sel.DATA, { dpl: cpl });
-  const all = { ds: data, es: data, fs: data, gs: data, ss: data };
+  const all = { ds: { ...data }, es: { ...data }, fs: { ...data }, gs: { ...data }, ss: { ...data } };
   if (mode === "long") {
     return { cs: segment(user ? Sel.USER_CODE64 : Sel.CODE64, { type: 11, l: 1, db: 0, dpl: cpl }), ...all };
   }
