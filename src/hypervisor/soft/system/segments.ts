@@ -54,14 +54,14 @@ export class Segments {
     readonly access: GuestAccess,
   ) {}
 
-  /** The descriptor of a selector that is not null; `vector`(selector) where it lies outside of its table. */
-  descriptor(selector: number, vector: number = Vector.GP): Descriptor {
+  /** The descriptor of a selector that is not null; `vector`(selector | ext) where it lies outside of its table. */
+  descriptor(selector: number, vector: number = Vector.GP, ext = 0): Descriptor {
     const { s } = this;
     const local = (selector & 4) !== 0;
     const index = selector & 0xfff8;
     const limit = local ? s.segLimit[Seg.LDTR] : s.gdtrLimit;
     if ((local && (s.segAccess[Seg.LDTR] & Access.UNUSABLE) !== 0) || index + 7 > limit) {
-      throw new GuestFault(vector, selector & 0xfffc);
+      throw new GuestFault(vector, (selector & 0xfffc) | ext);
     }
     const base = local ? s.segBase[Seg.LDTR] : s.gdtrBase;
     const address = this.wrap(base + BigInt(index));
