@@ -4,6 +4,7 @@ import type { IrqChip } from "../irqchip/irqchip.js";
 import type { GuestAccess } from "../mmu/access.js";
 import { MAX_PHYSICAL_BITS } from "../mmu/walk.js";
 import { Access, Cr0, Cr4, Efer, Seg, type VcpuState, Vector } from "../vcpu-state.js";
+import { type DebugUnit, DR7_GD, Dr6 } from "./debug.js";
 import { GuestFault, gp, ud } from "./fault.js";
 import { cr0Of, cr4Of, isLongModeActive, updateMode } from "./mode.js";
 
@@ -31,9 +32,7 @@ const CR4_TLB = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP;
 const DR6_FIXED = 0xffff0ff0n;
 const DR6_WRITABLE = 0xe00fn;
 const DR7_FIXED = 0x400n;
-const DR7_WRITABLE = 0xffff2bffn;
-const DR7_GD = 1n << 13n;
-const DR6_BD = 1n << 13n;
+const DR7_WRITABLE = 0xffff23ffn;
 
 export class ControlRegisters {
   constructor(
@@ -42,6 +41,7 @@ export class ControlRegisters {
     readonly access: GuestAccess,
     readonly id: number,
     readonly irqchip: IrqChip,
+    readonly debug: DebugUnit,
   ) {}
 
   #flushAll(): void {
@@ -176,8 +176,7 @@ export class ControlRegisters {
     const { s } = this;
     if ((cr4Of(s) & Cr4.DE) !== 0 && (n === 4 || n === 5)) throw ud();
     if ((s.dr[7] & DR7_GD) !== 0n) {
-      s.dr[6] |= DR6_BD;
-      s.dr[7] &= ~DR7_GD;
+      s.dr[6] |= BigInt(Dr6.BD);
       throw new GuestFault(Vector.DB);
     }
     return n === 4 ? 6 : n === 5 ? 7 : n;
@@ -200,26 +199,7 @@ export class ControlRegisters {
     if (n === 6) s.dr[6] = (value & DR6_WRITABLE) | DR6_FIXED;
     else if (n === 7) s.dr[7] = (value & DR7_WRITABLE) | DR7_FIXED;
     else s.dr[n] = value;
-    let watch = 0;
-    for (let i = 0; i < 4; i++) {
-      const enabled = (s.dr[7] >> BigInt(2 * i)) & 3n;
-      const kind = (s.dr[7] >> BigInt(16 + 4 * i)) & 3n;
-      if (enabled !== 0n && kind !== 0n) watch |= 1 << i;
-    }
-    s.watchpoints = watch;
-  }
-
-  /** Bits of DR0–DR3 that are enabled instruction breakpoints. */
-  get executionBreakpoints(): number {
-    const { s } = this;
-    let mask = 0;
-    if ((s.dr[7] & 0xffn) === 0n) return 0;
-    for (let i = 0; i < 4; i++) {
-      const enabled = (s.dr[7] >> BigInt(2 * i)) & 3n;
-      const kind = (s.dr[7] >> BigInt(16 + 4 * i)) & 3n;
-      if (enabled !== 0n && kind === 0n) mask |= 1 << i;
-    }
-    return mask;
+    this.debug.update();
   }
 }
 

@@ -3,7 +3,8 @@
  */
 import type { IrqChip } from "../irqchip/irqchip.js";
 import type { GuestAccess } from "../mmu/access.js";
-import { AccessKind, CodeMode, Eflags, Gpr, Seg, type VcpuState } from "../vcpu-state.js";
+import { AccessKind, CodeMode, Eflags, Gpr, Leave, Seg, type VcpuState } from "../vcpu-state.js";
+import type { DebugUnit } from "./debug.js";
 import { gp } from "./fault.js";
 import { ioplOf, isLongModeActive, isProtected, isVirtual8086 } from "./mode.js";
 import { type OperationContext, readGpr, recordField, writeGpr } from "./operations.js";
@@ -27,6 +28,7 @@ export class PortIo {
     readonly access: GuestAccess,
     readonly irqchip: IrqChip,
     readonly segments: Segments,
+    readonly debug: DebugUnit,
   ) {}
 
   /** The access of the last operation that the machine has to serve. */
@@ -52,6 +54,7 @@ export class PortIo {
 
   in(c: OperationContext, port: number): void {
     this.#checkPermission(port, c.size);
+    this.debug.io(port, c.size);
     if (this.irqchip.claimsPort(port)) {
       writeGpr(this.s, Gpr.RAX, BigInt(this.irqchip.readPort(port, c.size)), c.size);
       return;
@@ -74,6 +77,7 @@ export class PortIo {
 
   out(c: OperationContext, port: number): void {
     this.#checkPermission(port, c.size);
+    this.debug.io(port, c.size);
     this.#write(port, c.size, Number(readGpr(this.s, Gpr.RAX, c.size)));
   }
 
@@ -95,7 +99,9 @@ export class PortIo {
     if (c.rep === 0) return;
     const count = readGpr(s, Gpr.RCX, c.addressSize) - 1n;
     writeGpr(s, Gpr.RCX, count, c.addressSize);
-    if (count !== 0n) s.rip = c.startRip;
+    if (count === 0n) return;
+    s.rip = c.startRip;
+    s.leave = Leave.REPEAT;
   }
 
   ins(c: OperationContext): void {
@@ -104,12 +110,11 @@ export class PortIo {
     // Asked for even where there is nothing to move.
     this.#checkPermission(port, c.size);
     if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
+    this.debug.io(port, c.size);
     const address = this.#linear(c, Seg.ES, Gpr.RDI, true);
     let value: number;
-    if (s.ioPending === IoPending.INS_READY) {
-      value = s.ioData;
-      s.ioPending = IoPending.NONE;
-    } else if (this.irqchip.claimsPort(port)) value = this.irqchip.readPort(port, c.size);
+    if (s.ioPending === IoPending.INS_READY) value = s.ioData;
+    else if (this.irqchip.claimsPort(port)) value = this.irqchip.readPort(port, c.size);
     else {
       // Before the port is read, so that a page fault does not lose what was read.
       this.access.probeWrite(address, c.size);
@@ -119,6 +124,8 @@ export class PortIo {
       return;
     }
     this.access.store(address, c.size, BigInt(value));
+    // Only now: the store may have had to wait for the machine, and INS is run again after that.
+    s.ioPending = IoPending.NONE;
     this.#advance(c, Gpr.RDI);
   }
 
@@ -128,6 +135,7 @@ export class PortIo {
     this.#checkPermission(port, c.size);
     if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
     const value = this.access.load(this.#linear(c, recordField(c, 2) as Seg, Gpr.RSI, false), c.size);
+    this.debug.io(port, c.size);
     this.#advance(c, Gpr.RSI);
     this.#write(port, c.size, Number(value));
   }
