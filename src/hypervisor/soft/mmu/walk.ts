@@ -63,7 +63,9 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
     large: I32;
   }
   const errorBits = (f: FunctionBuilder, cpu: I32, access: I32): I32 => {
-    const fetchReported = load32(cpu, O.efer).and(Efer.NXE).or(load32(cpu, O.cr4).and(Cr4.SMEP)).ne(0);
+    // SDM vol. 3A, 4.7: fetches are told from reads with CR4.SMEP, or with NXE where entries have an XD bit.
+    const nx = load32(cpu, O.efer).and(Efer.NXE).ne(0).and(load32(cpu, O.cr4).and(Cr4.PAE).ne(0));
+    const fetchReported = nx.or(load32(cpu, O.cr4).and(Cr4.SMEP).ne(0));
     return f.let(
       access
         .and(AccessKind.WRITE | AccessKind.USER)
