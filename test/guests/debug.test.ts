@@ -547,3 +547,20 @@ test("a #DB leaves BS of an earlier one set (SDM 3B, 18.2.3: DR6 is never cleare
   });
   assert.equal(provider.vcpu.getDebugRegs().dr6 & 0xe00fn, BS | 1n);
 });
+
+test("MOV SS, a data breakpoint and INT1: one #DB; with INT3: one each (SDM 3A, 6.8.3)", () => {
+  const memory = (e: Environment) => e.u16(at, Sel.DATA);
+  const debugRegs = breaks(0, at, dr7(0, RW.ACCESS, 2));
+  const image = (op: string) => ({
+    mode: "long" as const,
+    code: assembler("long").op("8e", 2, at).hex(op).nop().done(),
+    memory,
+    debugRegs,
+  });
+  const icebp = traps(image("f1"));
+  assert.deepEqual(rips(icebp.seen), [8]);
+  assert.equal(icebp.seen[0].dr6, 1n);
+  const int3 = traps(image("cc"));
+  assert.deepEqual(int3.others, [3]);
+  assert.equal(int3.seen.length, 1);
+});

@@ -692,3 +692,19 @@ test("the limit counts for code that was run before under a larger one", () => {
   assert.equal(faults[0]?.vector, GP);
   assert.equal(faults[0].rip, BigInt(code.at("body") + 8));
 });
+
+test("64-bit mode: FS and GS that IRET makes null keep their bases (SDM 2, IRET; 3A, 3.4.4)", () => {
+  const { sregs } = returns(
+    "long",
+    [TARGET, Sel.USER_CODE64, 2, At.USER_STACK_TOP, Sel.USER_DATA],
+    8,
+    "48 cf",
+    {
+      sregs: (s) => {
+        s.gs.base = 0x12345678n;
+      },
+    },
+  );
+  assert.equal(sregs.gs.selector, 0);
+  assert.equal(sregs.gs.base, 0x12345678n);
+});

@@ -33,6 +33,8 @@ const RESERVED_ADDRESS_BITS = ADDRESS_MASK & ~((1n << BigInt(MAX_PHYSICAL_BITS))
 const PAE_RESERVED = 0x7ff0_0000_0000_0000n;
 const NX = 1n << 63n;
 const FAULT = 0x100;
+/** 1 GiB */
+const LARGEST_PAGE_SHIFT = 30;
 
 export interface WalkFunctions {
   /** (cpu, physical) → the page's entry in the physical map, 0 where it is not RAM. */
@@ -295,13 +297,13 @@ function exportFlushes(module: ModuleBuilder): void {
       );
     }),
   );
-  // INVLPG: the page at `va`, and all of a large page that holds it.
+  // INVLPG: the page at `va`, and what of large pages is within the largest that may hold it.
   module.export(
     module.func("flushPage", ["i32", "i64"], undefined, (f, cpu, va) => {
       const page = f.let(va.and(~0xfff));
-      const region = f.let(va.shrU(21));
+      const region = f.let(va.shrU(LARGEST_PAGE_SHIFT));
       const sameRegion = (tag: I64, flags: I32) =>
-        tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(21).eq(region)));
+        tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(LARGEST_PAGE_SHIFT).eq(region)));
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
         f.if(sameRegion(load64(at, Dtlb.readTag), load32(at, Dtlb.flags)), () => drop(f, at)),
       );

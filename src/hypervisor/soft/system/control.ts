@@ -7,6 +7,7 @@ import { Access, Cr0, Cr4, Efer, Seg, type VcpuState, Vector } from "../vcpu-sta
 import { type DebugUnit, DR7_GD, Dr6 } from "./debug.js";
 import { GuestFault, gp, ud } from "./fault.js";
 import { cr0Of, cr4Of, isLongModeActive, updateMode } from "./mode.js";
+import { SystemType } from "./segments.js";
 
 const CR4_SUPPORTED =
   Cr4.DE |
@@ -26,6 +27,8 @@ const CR0_SUPPORTED =
   Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 /** Changes of these drop all translations (SDM vol. 3A, 4.10.4.1). */
 const CR0_TLB = Cr0.PG | Cr0.WP | Cr0.PE;
+/** Changes of these load the PDPTEs anew (SDM vol. 3A, 4.4.1). */
+const CR0_PDPTE = Cr0.PG | Cr0.CD | Cr0.NW;
 const CR4_TLB = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP;
 
 /** DR6 and DR7 bits that read as one (SDM vol. 3B, 18.2.3, 18.2.4). */
@@ -99,12 +102,13 @@ export class ControlRegisters {
     const old = cr0Of(s);
     const efer = Number(s.efer & 0xffffn);
     let nextEfer = efer;
-    if (paging && old < Cr0.PG) {
-      if ((efer & Efer.LME) !== 0) {
-        // Long mode wants PAE, and no 64-bit CS yet (SDM vol. 3A, 10.8.5).
-        if ((cr4Of(s) & Cr4.PAE) === 0 || (s.segAccess[Seg.CS] & Access.L) !== 0) throw gp(0);
-        nextEfer |= Efer.LMA;
-      } else if ((cr4Of(s) & Cr4.PAE) !== 0) this.#loadPdptes(s.cr3);
+    if (paging && old < Cr0.PG && (efer & Efer.LME) !== 0) {
+      // Long mode wants PAE, no 64-bit CS yet, and no 16-bit TSS (SDM vol. 3A, 10.8.5).
+      const wideTask = (s.segAccess[Seg.TR] & Access.TYPE) !== SystemType.TSS16_BUSY;
+      if ((cr4Of(s) & Cr4.PAE) === 0 || (s.segAccess[Seg.CS] & Access.L) !== 0 || !wideTask) throw gp(0);
+      nextEfer |= Efer.LMA;
+    } else if (paging && (efer & Efer.LMA) === 0 && ((old ^ next) & CR0_PDPTE) !== 0) {
+      if ((cr4Of(s) & Cr4.PAE) !== 0) this.#loadPdptes(s.cr3);
     } else if (!paging && old >= Cr0.PG) {
       if ((efer & Efer.LMA) !== 0 && (s.segAccess[Seg.CS] & Access.L) !== 0) throw gp(0);
       nextEfer &= ~Efer.LMA;

@@ -21,7 +21,7 @@ import {
 } from "../vcpu-state.js";
 import type { ControlRegisters } from "./control.js";
 import type { CpuidTable } from "./cpuid-table.js";
-import { Dr6 } from "./debug.js";
+import { DR7_GD, Dr6 } from "./debug.js";
 import { GuestFault, gp, ud } from "./fault.js";
 import { fpuOperations } from "./fpu-operations.js";
 import { EventKind, type Interrupts } from "./interrupts.js";
@@ -164,17 +164,26 @@ function singleStepByNewFlags(s: VcpuState): void {
   if ((s.eflags & Eflags.TF) !== 0) s.pendingDebug |= Dr6.BS;
 }
 
-/** 64-bit mode only, as on Intel's processors (SDM vol. 2, SYSCALL). */
+/**
+ * Also outside of 64-bit mode, as AMD's processors have it (AMD64 manual vol. 3, SYSCALL): to CSTAR from compatibility mode,
+ * to STAR's low half in legacy mode. Intel's raise #UD there, on which no software is known to rest.
+ */
 function syscall(c: OperationContext): void {
   const { s } = c;
-  if ((s.efer & BigInt(Efer.SCE)) === 0n || s.codeMode !== CodeMode.LONG64) throw ud();
+  if ((s.efer & BigInt(Efer.SCE)) === 0n || !isProtected(s)) throw ud();
   const base = Number((s.star >> 32n) & 0xffffn);
-  const flags = readEflags(s);
+  const flags = readEflags(s) & ~Eflags.RF;
+  const long = isLongModeActive(s);
   s.gpr[Gpr.RCX] = s.rip;
-  s.gpr[11] = BigInt(flags & ~Eflags.RF);
-  s.rip = s.lstar;
-  writeEflags(s, (flags & ~Number(s.fmask & 0xffff_ffffn) & ~Eflags.RF) | Eflags.FIXED);
-  setFlat(s, Seg.CS, base & 0xfffc, flatCode(0, true));
+  if (long) {
+    s.gpr[11] = BigInt(flags);
+    s.rip = s.codeMode === CodeMode.LONG64 ? s.lstar : s.cstar;
+    writeEflags(s, (flags & ~Number(s.fmask & 0xffff_ffffn)) | Eflags.FIXED);
+  } else {
+    s.rip = s.star & 0xffff_ffffn;
+    writeEflags(s, flags & ~(Eflags.IF | Eflags.VM));
+  }
+  setFlat(s, Seg.CS, base & 0xfffc, flatCode(0, long));
   setFlat(s, Seg.SS, (base + 8) & 0xffff, flatData(0));
   singleStepByNewFlags(s);
   setCpl(c, 0);
@@ -182,14 +191,16 @@ function syscall(c: OperationContext): void {
 
 function sysret(c: OperationContext): void {
   const { s } = c;
-  if ((s.efer & BigInt(Efer.SCE)) === 0n || s.codeMode !== CodeMode.LONG64) throw ud();
+  if ((s.efer & BigInt(Efer.SCE)) === 0n || !isProtected(s)) throw ud();
   if (s.cpl !== 0) throw gp(0);
   const base = Number((s.star >> 48n) & 0xffffn);
   const long = c.size === 8;
   const target = s.gpr[Gpr.RCX];
   if (long && BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw gp(0);
   s.rip = long ? target : target & 0xffff_ffffn;
-  writeEflags(s, (Number(s.gpr[11] & 0xffff_ffffn) & ~(Eflags.RF | Eflags.VM)) | Eflags.FIXED);
+  if (isLongModeActive(s)) {
+    writeEflags(s, (Number(s.gpr[11] & 0xffff_ffffn) & ~(Eflags.RF | Eflags.VM)) | Eflags.FIXED);
+  } else writeEflags(s, readEflags(s) | Eflags.IF);
   setFlat(s, Seg.CS, ((long ? base + 16 : base) | 3) & 0xffff, flatCode(3, long));
   setFlat(s, Seg.SS, ((base + 8) | 3) & 0xffff, flatData(3));
   singleStepByNewFlags(s);
@@ -419,7 +430,12 @@ export const OPERATIONS: Record<SystemOperation, (c: OperationContext) => void> 
   },
   interrupt: (c) => softwareInterrupt(c, Number(arg(c, 0) & 0xffn), EventKind.SOFTWARE),
   int3: (c) => softwareInterrupt(c, Vector.BP, EventKind.SOFTWARE),
-  int1: (c) => softwareInterrupt(c, Vector.DB, EventKind.PRIVILEGED_SOFTWARE),
+  int1: (c) => {
+    softwareInterrupt(c, Vector.DB, EventKind.PRIVILEGED_SOFTWARE);
+    // What MOV SS has held back comes with it.
+    if (c.s.pendingDebug !== 0) c.control.debug.takePending();
+    c.s.dr[7] &= ~DR7_GD;
+  },
   into: (c) => {
     if (c.s.flagO !== 0) softwareInterrupt(c, Vector.OF, EventKind.SOFTWARE);
   },

@@ -186,7 +186,10 @@ export class Segments {
       const access = s.segAccess[seg];
       if ((access & Access.UNUSABLE) !== 0) continue;
       const conforming = (access & (Access.CODE | Access.CONFORMING)) === (Access.CODE | Access.CONFORMING);
-      if (!conforming && (access & Access.DPL) >> Access.DPL_SHIFT < s.cpl) this.setNull(seg, 0);
+      if (conforming || (access & Access.DPL) >> Access.DPL_SHIFT >= s.cpl) continue;
+      // The base stays: in 64-bit mode that of FS and GS counts all the same.
+      s.segSelector[seg] = 0;
+      s.segAccess[seg] |= Access.UNUSABLE;
     }
   }
 
