@@ -98,6 +98,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
       bits(
         LEAF1_ECX,
         "SSE3",
+        "PCLMULQDQ",
         "SSSE3",
         "CX16",
         "SSE41",
@@ -105,6 +106,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
         "X2APIC",
         "POPCNT",
         "TSC_DEADLINE",
+        "AES",
         "RDRAND",
         "HYPERVISOR",
       ),
@@ -144,7 +146,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(
       7,
       0,
-      bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "RDSEED", "SMAP"),
+      bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "INVPCID", "RDSEED", "SMAP"),
       bits(LEAF7_ECX, "UMIP", "RDPID"),
       bits(LEAF7_EDX, "FSRM", "MD_CLEAR", "SPEC_CTRL", "STIBP", "ARCH_CAPABILITIES", "SSBD"),
       0,
