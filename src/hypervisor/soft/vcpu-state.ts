@@ -149,7 +149,7 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
 
   /** MpState. */
   mpState: "u32",
-  /** Interrupt shadow: 1 after STI, 2 after MOV SS or POP SS; cleared by the next instruction. */
+  /** Interrupt shadow (`Shadow`); cleared by the next instruction. */
   shadow: "u32",
   nmiMasked: "u32",
   /** Bit set of events another thread asks for: see `Request`. */
@@ -157,8 +157,12 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   sipiVector: "u32",
   /** KVM's apic_base copy for quick reads. */
   apicBase: "u64",
-  /** Bit per DR0–DR3 that is an enabled data or I/O breakpoint. */
+  /** Bit per DR0–DR3 that is an enabled data breakpoint. */
   watchpoints: "u32",
+  /** Debug traps that wait for the end of the instruction, or of the one after MOV SS: bits as in DR6. */
+  pendingDebug: "u32",
+  /** RIP before which interrupts are held back, because STI is the instruction before it. */
+  stiRip: "u64",
 
   // Exits that the machine serves, and the replay of accesses already served (provider contract, docs/seam.md)
   ioPending: "u32",
@@ -213,7 +217,12 @@ export const Leave = {
   STEP: 7,
   /** Code at RIP became hot: leaveDetail is its record. */
   HOT: 8,
+  /** As POLL, between two elements of a string instruction: RIP is its own. */
+  REPEAT: 9,
 } as const;
+
+/** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
+export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 
 /** Bits of `poll`. */
 export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8 } as const;

@@ -28,6 +28,7 @@ import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import type { SoftVm } from "./provider.js";
 import { ControlRegisters } from "./system/control.js";
+import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
 import { AccessPending, GuestFault } from "./system/fault.js";
 import {
   combineFaults,
@@ -64,6 +65,7 @@ import {
   Request,
   SCRATCH_RECORDS_OFFSET,
   Seg,
+  Shadow,
   VCPU_BYTES,
   VCPU_STATE,
   type VcpuState,
@@ -75,8 +77,10 @@ const PAGE = 4096;
 /** How often a branch in a page is taken, or a jump arrives, until its target is translated. */
 const HOT_BRANCHES = 2000;
 const HOT_ARRIVALS = 1500;
-/** DR6: a single step (BS). */
-const DR6_BS = 1n << 14n;
+/** KVM_X86_SHADOW_INT_STI and KVM_X86_SHADOW_INT_MOV_SS by `Shadow`. */
+const SHADOW_EVENT = [0, 2, 1];
+/** SYSCALL and SYSRET see to single-stepping themselves. */
+const TRAPS_BY_NEW_FLAGS: ReadonlySet<string> = new Set(["syscall", "sysret"]);
 /** KVM_INTERNAL_ERROR_EMULATION. */
 const INTERNAL_ERROR_EMULATION = 1;
 /** Accesses of one instruction that can be replayed. */
@@ -196,9 +200,10 @@ export class SoftVcpu implements Vcpu {
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
-    const control = new ControlRegisters(s, memory, access, this.id, this.#irqchip);
+    const debug = new DebugUnit(s);
+    const control = new ControlRegisters(s, memory, access, this.id, this.#irqchip, debug);
     const msrs = this.#msrs;
-    const ports = new PortIo(s, access, this.#irqchip);
+    const ports = new PortIo(s, access, this.#irqchip, segments, debug);
     const context: OperationContext = {
       s,
       memory,
@@ -221,7 +226,7 @@ export class SoftVcpu implements Vcpu {
       startRip: 0n,
       modeChanged: () => updateMode(s, memory),
     };
-    return { decoder, cache, hot, wasm, access, segments, interrupts, control, msrs, ports, context };
+    return { decoder, cache, hot, wasm, access, segments, interrupts, control, debug, msrs, ports, context };
   }
 
   // --- the loop ---
@@ -231,7 +236,15 @@ export class SoftVcpu implements Vcpu {
     const parts = this.#run;
     this.#completeIo();
     for (;;) {
-      if (s.poll !== 0 || s.requests !== 0) {
+      // What an instruction waited for has come: it is finished before anything else may happen.
+      const unfinished = s.mmioCount !== 0 || s.ioPending !== 0;
+      if (unfinished) {
+        if (this.#takeKick()) return this.#leave(ExitReason.INTR);
+      } else if (s.pendingDebug !== 0 && s.shadow !== Shadow.STACK) {
+        const reason = this.#raiseDebug(parts);
+        if (reason !== undefined) return this.#leave(reason);
+      }
+      if (!unfinished && (s.poll !== 0 || s.requests !== 0)) {
         const index = (s.address + O.poll) >>> 2;
         Atomics.store(this.#memory.i32, index, 0);
         s.irqPending = 1;
@@ -243,7 +256,7 @@ export class SoftVcpu implements Vcpu {
           continue;
         }
       }
-      if (s.irqPending !== 0 && s.shadow === 0) this.#takeInterrupt();
+      if (s.irqPending !== 0 && s.shadow === 0 && !unfinished) this.#takeInterrupt();
       if (this.#shutdown) {
         this.#shutdown = false;
         return this.#leave(ExitReason.SHUTDOWN);
@@ -252,8 +265,7 @@ export class SoftVcpu implements Vcpu {
       const stepping =
         (s.eflags & Eflags.TF) !== 0 ||
         s.shadow !== 0 ||
-        s.mmioCount !== 0 ||
-        s.ioPending !== 0 ||
+        unfinished ||
         this.#debug.enable ||
         (s.dr[7] & 0xffn) !== 0n;
       if (stepping) {
@@ -338,15 +350,26 @@ export class SoftVcpu implements Vcpu {
     throw thrown;
   }
 
-  /** Deliver an exception of the instruction at RIP; SHUTDOWN after a triple fault. */
-  #raise(vector: number, errorCode: number): ExitReason | undefined {
+  /** The debug traps that wait. */
+  #raiseDebug({ debug }: Parts): ExitReason | undefined {
+    debug.takePending();
+    return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE, false);
+  }
+
+  /**
+   * Deliver an exception of the instruction at RIP; SHUTDOWN after a triple fault. `isFault`: with RF in the saved flags,
+   * so that the instruction does not meet its breakpoint again (SDM vol. 3B, 18.3.1.1).
+   */
+  #raise(vector: number, errorCode: number, isFault = true): ExitReason | undefined {
     const s = this.#s;
     const { interrupts } = this.#run;
     s.shadow = 0;
+    s.mpState = MpState.RUNNABLE;
+    // A handler may use the debug registers (SDM vol. 3B, 18.2.4).
+    if (vector === Vector.DB) s.dr[7] &= ~DR7_GD;
     s.mmioCount = 0;
     s.mmioIndex = 0;
-    // Faults are delivered with RF set, so that the instruction does not meet its breakpoint again (SDM vol. 3B, 18.3.1.1).
-    if (vector !== Vector.DB) s.eflags |= Eflags.RF;
+    if (isFault) s.eflags |= Eflags.RF;
     for (;;) {
       const code = HAS_ERROR_CODE.has(vector) && pushesErrorCode(s) ? errorCode : FAULT_NO_ERROR_CODE;
       try {
@@ -517,12 +540,17 @@ export class SoftVcpu implements Vcpu {
 
   #step(parts: Parts): ExitReason | undefined {
     const s = this.#s;
-    const { cache, decoder, wasm } = parts;
+    const { cache, decoder, wasm, debug } = parts;
     s.leave = Leave.NONE;
     const start = s.rip;
     const trap = (s.eflags & Eflags.TF) !== 0;
-    const resume = (s.eflags & Eflags.RF) !== 0;
-    if (!resume && this.#instructionBreakpoint(parts)) return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE);
+    const resume = s.eflags & Eflags.RF;
+    const { shadow } = s;
+    // Between MOV SS and the next instruction there are no breakpoints (SDM vol. 3A, 6.8.3).
+    const breaks = resume === 0 && shadow !== Shadow.STACK && (s.dr[7] & 0xffn) !== 0n;
+    if (breaks && debug.meetsInstruction(this.#linearRip())) {
+      return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE, false);
+    }
     s.eflags &= ~Eflags.RF;
     try {
       this.#fetch(parts);
@@ -536,63 +564,45 @@ export class SoftVcpu implements Vcpu {
     const records = s.address + SCRATCH_RECORDS_OFFSET;
     const after = cache.writeRecords(records, offset, s.codeMode);
     cache.stepEnd(after, offset + decoder.length);
-    const shadow = s.shadow;
     s.shadow = 0;
     Atomics.or(this.#memory.i32, (s.address + O.poll) >>> 2, Poll.STEP);
-    this.#watchHits = 0;
+    debug.begin();
     wasm.enterRecord(s.address, records);
-    const how = s.leave;
-    if (how === Leave.MMIO) {
-      s.shadow = shadow;
-      s.rip = start;
-      return ExitReason.MMIO;
+    let reason: ExitReason | undefined;
+    let byNewFlags = false;
+    if (s.leave === Leave.FAULT || s.leave === Leave.MMIO) reason = this.#left(parts);
+    else if (s.leave === Leave.SYSTEM) {
+      byNewFlags = TRAPS_BY_NEW_FLAGS.has(SYSTEM_OPERATION_NAMES[s.leaveDetail & 0xff]);
+      reason = this.#left(parts);
     }
-    if (how === Leave.FAULT || how === Leave.SYSTEM) {
-      const reason = this.#left(parts);
-      if (reason === ExitReason.MMIO) {
-        s.shadow = shadow;
-        return reason;
-      }
-      // After a fault or INT n there is no single-step trap: the flags are the handler's.
-      if (reason !== undefined || parts.interrupts.delivered !== delivered) return reason;
+    // After a fault or INT n there is no single-step trap: the flags are the handler's.
+    if (parts.interrupts.delivered !== delivered || reason === ExitReason.SHUTDOWN) return reason;
+    const waits = reason === ExitReason.MMIO || s.ioPending === IoPending.INS;
+    if (waits || s.leave === Leave.REPEAT) s.eflags |= waits ? resume : Eflags.RF;
+    if (waits) {
+      // The instruction will be run again, as if for the first time.
+      s.shadow = shadow;
+      return reason;
     }
     s.leave = Leave.NONE;
     s.mmioCount = 0;
     s.mmioIndex = 0;
-    return this.#afterStep(trap);
+    debug.end(trap && s.shadow !== Shadow.STACK && !byNewFlags);
+    if (reason !== undefined) return reason;
+    if (this.#debug.enable && this.#debug.singleStep) return this.#debugExit();
+    return s.pendingDebug !== 0 && s.shadow !== Shadow.STACK ? this.#raiseDebug(parts) : undefined;
   }
 
-  /** Traps that follow a completed instruction. */
-  #afterStep(trap: boolean): ExitReason | undefined {
+  /** The host steps through the guest: KVM_GUESTDBG_SINGLESTEP. */
+  #debugExit(): ExitReason {
     const s = this.#s;
-    if (this.#debug.enable && this.#debug.singleStep) {
-      const { debug } = this.exit;
-      debug.exception = Vector.DB;
-      debug.pc = this.#linearRip() ?? s.rip;
-      debug.dr6 = s.dr[6] | DR6_BS;
-      debug.dr7 = s.dr[7];
-      return ExitReason.DEBUG;
-    }
-    if (!trap && this.#watchHits === 0) return undefined;
-    s.dr[6] |= BigInt(this.#watchHits) | (trap ? DR6_BS : 0n);
-    this.#watchHits = 0;
-    return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE);
+    const { debug } = this.exit;
+    debug.exception = Vector.DB;
+    debug.pc = this.#linearRip() ?? s.rip;
+    debug.dr6 = s.dr[6] | BigInt(Dr6.BS);
+    debug.dr7 = s.dr[7];
+    return ExitReason.DEBUG;
   }
-
-  #instructionBreakpoint(parts: Parts): boolean {
-    const s = this.#s;
-    const mask = parts.control.executionBreakpoints;
-    if (mask === 0) return false;
-    const linear = this.#linearRip();
-    let hits = 0;
-    for (let i = 0; i < 4; i++) if ((mask & (1 << i)) !== 0 && s.dr[i] === linear) hits |= 1 << i;
-    if (hits === 0) return false;
-    s.dr[6] |= BigInt(hits);
-    return true;
-  }
-
-  /** Bits of DR0–DR3 that the current instruction's data accesses met. */
-  #watchHits = 0;
 
   /** Called for every access while the TLB is not filled: #AC (SDM vol. 3A, 6.15, interrupt 17) and data breakpoints. */
   #checkAccess(rec: number, low: number, high: number, bytes: number, kind: number): void {
@@ -610,18 +620,7 @@ export class SoftVcpu implements Vcpu {
     }
     if (s.watchpoints === 0) return;
     const start = (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
-    const end = start + BigInt(bytes);
-    for (let i = 0; i < 4; i++) {
-      if ((s.watchpoints & (1 << i)) === 0) continue;
-      const control = Number((s.dr[7] >> BigInt(16 + 4 * i)) & 0xfn);
-      const writesOnly = (control & 3) === 1;
-      if (writesOnly && (kind & AccessKind.WRITE) === 0) continue;
-      if ((control & 3) === 2) continue;
-      // LEN: 1, 2, 8 or 4 bytes, aligned (SDM vol. 3B, 18.2.5).
-      const length = BigInt([1, 2, 8, 4][control >> 2]);
-      const at = s.dr[i] & ~(length - 1n);
-      if (start < at + length && at < end) this.#watchHits |= 1 << i;
-    }
+    this.#run.debug.data(start, bytes, kind);
   }
 
   // --- accesses that the machine serves ---
@@ -701,14 +700,28 @@ export class SoftVcpu implements Vcpu {
       return;
     }
     if ((s.eflags & Eflags.IF) === 0) return;
+    if (s.rip === s.stiRip) {
+      // STI was the instruction before: one more is run first (SDM vol. 2, STI).
+      s.stiRip = registers.NO_RIP;
+      s.shadow = Shadow.STI;
+      return;
+    }
     const vector = this.#irqchip.acknowledge(this.id);
     if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+  }
+
+  /** Whether `kick` was called; other requests stay. */
+  #takeKick(): boolean {
+    const index = (this.#s.address + O.requests) >>> 2;
+    return (Atomics.and(this.#memory.i32, index, ~Request.KICK) & Request.KICK) !== 0;
   }
 
   /** An interrupt or NMI; a fault in its delivery is raised in its place. */
   #deliverEvent(vector: number, kind: EventKind): void {
     const s = this.#s;
     s.mpState = MpState.RUNNABLE;
+    // In the middle of a string instruction (SDM vol. 3B, 18.3.1.1)
+    if (s.leave === Leave.REPEAT) s.eflags |= Eflags.RF;
     try {
       this.#run.interrupts.deliver(vector, kind);
       updateMode(s, this.#memory);
@@ -849,19 +862,24 @@ export class SoftVcpu implements Vcpu {
   }
   getEvents(): VcpuEvents {
     const s = this.#s;
+    const shadow = s.shadow === Shadow.NONE && s.rip === s.stiRip ? Shadow.STI : s.shadow;
+    // A debug trap that waits is an exception about to be injected, and DR6 tells of it already.
+    const debug = s.pendingDebug !== 0;
+    if (debug) this.#run.debug.report(s.pendingDebug);
     return {
-      exception: { injected: false, nr: 0, hasErrorCode: false, errorCode: 0 },
-      interrupt: { injected: false, nr: 0, soft: false, shadow: s.shadow },
+      exception: { injected: debug, nr: debug ? Vector.DB : 0, hasErrorCode: false, errorCode: 0 },
+      interrupt: { injected: false, nr: 0, soft: false, shadow: SHADOW_EVENT[shadow] },
       nmi: { injected: false, pending: (s.requests & Request.NMI) !== 0, masked: s.nmiMasked !== 0 },
     };
   }
   setEvents(events: VcpuEvents): void {
     const s = this.#s;
-    s.shadow = events.interrupt.shadow;
+    s.pendingDebug = 0;
+    s.shadow = Math.max(SHADOW_EVENT.indexOf(events.interrupt.shadow), Shadow.NONE);
     s.nmiMasked = events.nmi.masked ? 1 : 0;
     if (events.nmi.pending) this.nmi();
     if (events.exception.injected) {
-      this.#raise(events.exception.nr, events.exception.hasErrorCode ? events.exception.errorCode : 0);
+      this.#raise(events.exception.nr, events.exception.hasErrorCode ? events.exception.errorCode : 0, false);
     } else if (events.interrupt.injected) this.#deliverEvent(events.interrupt.nr, EventKind.EXTERNAL);
   }
   getMpState(): MpState {
@@ -911,6 +929,7 @@ interface Parts {
   readonly segments: Segments;
   readonly interrupts: Interrupts;
   readonly control: ControlRegisters;
+  readonly debug: DebugUnit;
   readonly msrs: Msrs;
   readonly ports: PortIo;
   readonly context: OperationContext;

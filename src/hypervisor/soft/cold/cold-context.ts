@@ -727,7 +727,7 @@ export class ColdContext implements InstrContext {
       load64(this.cpu, O.pageRip).add(load16U(this.rec, Rec.pageOffset).toI64U()),
       O.rip,
     );
-    this.f.store32(this.cpu, I32.const(Leave.POLL), O.leave);
+    this.f.store32(this.cpu, I32.const(Leave.REPEAT), O.leave);
     this.leave();
   }
 }

@@ -10,6 +10,7 @@ import {
   CodeMode,
   CodePage,
   Counter,
+  Cr0,
   DTLB_ENTRIES,
   Dtlb,
   FAULT_NO_ERROR_CODE,
@@ -33,6 +34,7 @@ import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js"
 const PAGE = 4096;
 /** Bytes of the largest operand that is not a vector: an 80-bit number. */
 const LARGEST_OPERAND = 10;
+const MAX_INSTRUCTION_BYTES = 15;
 const PAGE_MASK = ~0xfff;
 
 /** What TypeScript provides to the module; each may set `state.leave`. */
@@ -144,8 +146,10 @@ export class Runtime {
       const linear = f.local("i64");
       f.set(linear, rip);
       f.if(load32(cpu, O.codeMode).ne(CodeMode.LONG64), () => {
-        f.if(rip.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
         f.set(linear, rip.add(load64(cpu, O.segBase + 8 * Seg.CS)).and(I64.const(0xffffffff)));
+        // Code from which the segment's limit can be reached within the page is run an instruction at a time.
+        const reach = rip.add(PAGE - 1 + MAX_INSTRUCTION_BYTES).sub(linear.get.and(PAGE - 1));
+        f.if(reach.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
       });
       const entry = f.let(
         load32(cpu, O.ftlb).add(
@@ -221,6 +225,10 @@ export class Runtime {
         this.#count(f, cpu, target);
         this.#dispatch(f, cpu, target);
       });
+      // A target that is not canonical is a fault of the branch (SDM vol. 2, JMP).
+      f.if(rip.shl(16).shrS(16).ne(rip), () =>
+        f.returnCall(this.fault, cpu, rec, I32.const(Vector.GP), I32.const(0)),
+      );
       f.store32(cpu, I32.const(Leave.DECODE), O.leave);
     });
   }
@@ -474,17 +482,15 @@ export class Runtime {
         const limit = f.let(load32U64(cpu.add(seg.shl(2)), O.segLimit));
         const last = f.let(offset.add(info.and(0xff).sub(1).toI64U()));
         const bad = f.local("i32");
-        f.set(bad, access.and(Access.UNUSABLE));
+        const write = info.shrU(8).and(AccessKind.WRITE);
         f.if(
           access.and(Access.CODE),
-          () =>
-            f.set(bad, bad.get.or(info.shrU(8).and(AccessKind.WRITE)).or(access.and(Access.READABLE).eqz())),
-          () =>
-            f.set(
-              bad,
-              bad.get.or(info.shrU(8).and(AccessKind.WRITE).ne(0).and(access.and(Access.WRITABLE).eqz())),
-            ),
+          () => f.set(bad, write.or(access.and(Access.READABLE).eqz())),
+          () => f.set(bad, write.ne(0).and(access.and(Access.WRITABLE).eqz())),
         );
+        // Real mode has limits, but no types (SDM vol. 3B, 21.1.1): there CS may be written.
+        f.if(bad.get, () => f.set(bad, load32(cpu, O.cr0).and(Cr0.PE)));
+        f.set(bad, bad.get.or(access.and(Access.UNUSABLE)));
         f.if(
           access.and(Access.CODE | Access.EXPAND_DOWN).eq(Access.EXPAND_DOWN),
           () => {

@@ -5,7 +5,7 @@
 import type { HandlerTable } from "../cold/handler-module.js";
 import { Special } from "../cold/special-handlers.js";
 import type { OperandSize } from "../isa/context.js";
-import type { MandatoryPrefix, OpcodeMap, OpcodeRow } from "../isa/opcode-table.js";
+import { type MandatoryPrefix, type OpcodeMap, type OpcodeRow, operandBytes } from "../isa/opcode-table.js";
 import { CMPXCHG16B, NOP, PAUSE } from "../isa/opcodes.js";
 import { CodeMode, fprOffset, gprOffset, O, Seg, xmmOffset } from "../vcpu-state.js";
 import { FORMS_PER_ROW, formNumber, type RowShape, rowShape } from "./forms.js";
@@ -339,7 +339,7 @@ export class InstructionDecoder {
       switch (operand.field) {
         case Field.RM:
           if (mem) {
-            this.memoryBytes = operand.bytes > 0 ? operand.bytes : operandWidth(row.operands[i].type, size);
+            this.memoryBytes = operand.bytes > 0 ? operand.bytes : operandBytes(row.operands[i], size);
             continue;
           }
           n = (modrm & 7) | ((rex & 1) << 3);
@@ -546,12 +546,4 @@ function isPrefix(byte: number): boolean {
     byte === 0x64 ||
     byte === 0x65
   );
-}
-
-function operandWidth(type: string, size: OperandSize): number {
-  if (type === "x") return 16;
-  if (type === "t") return 10;
-  if (type === "y") return size === 8 ? 8 : 4;
-  const fixed = Number(type);
-  return Number.isNaN(fixed) || type === "" ? size : fixed;
 }

@@ -125,6 +125,7 @@ export const sti: Definition = (x) => {
   interruptFlagAllowed(x, eflags);
   x.f.if(eflags.and(Eflags.IF).eqz(), () => {
     x.setField32(O.eflags, eflags.or(Eflags.IF));
+    x.setField64(O.stiRip, x.nextRip());
     // An interrupt that waits is taken after the next instruction (SDM vol. 2, STI).
     x.f.if(x.field32(O.irqPending), () => {
       x.setField32(O.shadow, I32.const(1));

@@ -66,11 +66,11 @@ export interface OpcodeRow extends OpcodeOptions {
 export interface OperandCode {
   readonly text: string;
   readonly method: string;
-  /** b w d q v z y (as the SDM), x (16 bytes), t (10 bytes), or a fixed number of bytes; "" for none. */
+  /** b w d q v z y a p s (as the SDM), x (16 bytes), t (10 bytes), or a fixed number of bytes; "" for none. */
   readonly type: string;
 }
 
-const OPERAND = /^([EGMRIJOZASCDVWUPQNXYT])([bwdqvzyxt]|\d+)?$/;
+const OPERAND = /^([EGMRIJOZASCDVWUPQNXYT])([bwdqvzyxtpas]|\d+)?$/;
 const NAMED = new Set(["AL", "AX", "CL", "DX", "eAX", "1", "3", "ES", "CS", "SS", "DS", "FS", "GS"]);
 
 function parseOperand(text: string): OperandCode {
@@ -161,6 +161,12 @@ export function operandBytes(code: OperandCode, size: OperandSize): number {
       return 16;
     case "t":
       return 10;
+    case "p":
+      return size + 2;
+    case "a":
+      return 2 * size;
+    case "s":
+      return PSEUDO_DESCRIPTOR_BYTES;
     case "":
       return NAMED_SIZE[code.method] ?? size;
     default:
@@ -168,4 +174,6 @@ export function operandBytes(code: OperandCode, size: OperandSize): number {
   }
 }
 
+/** Limit and 32-bit base; segment limits, the only use of the number, are not checked where the base has 64 bits. */
+const PSEUDO_DESCRIPTOR_BYTES = 6;
 const NAMED_SIZE: Record<string, number> = { AL: 1, CL: 1, DX: 2 };

@@ -3,6 +3,7 @@ import { Cr0, Cr4, O, Vector } from "../vcpu-state.js";
 import { I32, I64 } from "../wasm/expr.js";
 import type { Definition, InstrContext } from "./context.js";
 import { truncate } from "./flags.js";
+import { virtualWithoutIopl3 } from "./transfer.js";
 
 /** An operation done in TypeScript with the values of the given operands. */
 export const systemOperation =
@@ -136,6 +137,12 @@ export const probeSelector =
     requireProtected(x);
     x.system(name, x.read(operand));
   };
+
+/** INT n: unlike INT3 and INTO, it looks at IOPL in virtual-8086 mode (SDM vol. 2, INT n). */
+export const interrupt: Definition = (x) => {
+  if (!x.long) x.faultIf(virtualWithoutIopl3(x.field32(O.eflags)), Vector.GP, 0);
+  x.system("interrupt", x.read(0));
+};
 
 /** MOV Sreg, r/m16. */
 export const movToSegment: Definition = (x) => x.system("loadSegment", x.read(1), x.number(0));

@@ -34,6 +34,8 @@ const RESERVED_ADDRESS_BITS = ADDRESS_MASK & ~((1n << BigInt(MAX_PHYSICAL_BITS))
 const PAE_RESERVED = 0x7ff0_0000_0000_0000n;
 const NX = 1n << 63n;
 const FAULT = 0x100;
+/** 1 GiB */
+const LARGEST_PAGE_SHIFT = 30;
 
 export interface WalkFunctions {
   /** (cpu, physical) → the page's entry in the physical map, 0 where it is not RAM. */
@@ -64,7 +66,9 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
     large: I32;
   }
   const errorBits = (f: FunctionBuilder, cpu: I32, access: I32): I32 => {
-    const fetchReported = load32(cpu, O.efer).and(Efer.NXE).or(load32(cpu, O.cr4).and(Cr4.SMEP)).ne(0);
+    // SDM vol. 3A, 4.7: fetches are told from reads with CR4.SMEP, or with NXE where entries have an XD bit.
+    const nx = load32(cpu, O.efer).and(Efer.NXE).ne(0).and(load32(cpu, O.cr4).and(Cr4.PAE).ne(0));
+    const fetchReported = nx.or(load32(cpu, O.cr4).and(Cr4.SMEP).ne(0));
     return f.let(
       access
         .and(AccessKind.WRITE | AccessKind.USER)
@@ -295,13 +299,13 @@ function exportFlushes(module: ModuleBuilder): void {
       );
     }),
   );
-  // INVLPG: the page at `va`, and all of a large page that holds it.
+  // INVLPG: the page at `va`, and what of large pages is within the largest that may hold it.
   module.export(
     module.func("flushPage", ["i32", "i64"], undefined, (f, cpu, va) => {
       const page = f.let(va.and(~0xfff));
-      const region = f.let(va.shrU(21));
+      const region = f.let(va.shrU(LARGEST_PAGE_SHIFT));
       const sameRegion = (tag: I64, flags: I32) =>
-        tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(21).eq(region)));
+        tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(LARGEST_PAGE_SHIFT).eq(region)));
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
         f.if(sameRegion(load64(at, Dtlb.readTag), load32(at, Dtlb.flags)), () => drop(f, at)),
       );

@@ -4,8 +4,10 @@ import type { IrqChip } from "../irqchip/irqchip.js";
 import type { GuestAccess } from "../mmu/access.js";
 import { MAX_PHYSICAL_BITS } from "../mmu/walk.js";
 import { Access, Cr0, Cr4, Efer, Seg, type VcpuState, Vector } from "../vcpu-state.js";
+import { type DebugUnit, DR7_GD, Dr6 } from "./debug.js";
 import { GuestFault, gp, ud } from "./fault.js";
 import { cr0Of, cr4Of, isLongModeActive, updateMode } from "./mode.js";
+import { SystemType } from "./segments.js";
 
 const CR4_SUPPORTED =
   Cr4.DE |
@@ -25,15 +27,15 @@ const CR0_SUPPORTED =
   Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 /** Changes of these drop all translations (SDM vol. 3A, 4.10.4.1). */
 const CR0_TLB = Cr0.PG | Cr0.WP | Cr0.PE;
+/** Changes of these load the PDPTEs anew (SDM vol. 3A, 4.4.1). */
+const CR0_PDPTE = Cr0.PG | Cr0.CD | Cr0.NW;
 const CR4_TLB = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP;
 
 /** DR6 and DR7 bits that read as one (SDM vol. 3B, 18.2.3, 18.2.4). */
 const DR6_FIXED = 0xffff0ff0n;
 const DR6_WRITABLE = 0xe00fn;
 const DR7_FIXED = 0x400n;
-const DR7_WRITABLE = 0xffff2bffn;
-const DR7_GD = 1n << 13n;
-const DR6_BD = 1n << 13n;
+const DR7_WRITABLE = 0xffff23ffn;
 
 export class ControlRegisters {
   constructor(
@@ -42,6 +44,7 @@ export class ControlRegisters {
     readonly access: GuestAccess,
     readonly id: number,
     readonly irqchip: IrqChip,
+    readonly debug: DebugUnit,
   ) {}
 
   #flushAll(): void {
@@ -99,12 +102,13 @@ export class ControlRegisters {
     const old = cr0Of(s);
     const efer = Number(s.efer & 0xffffn);
     let nextEfer = efer;
-    if (paging && old < Cr0.PG) {
-      if ((efer & Efer.LME) !== 0) {
-        // Long mode wants PAE, and no 64-bit CS yet (SDM vol. 3A, 10.8.5).
-        if ((cr4Of(s) & Cr4.PAE) === 0 || (s.segAccess[Seg.CS] & Access.L) !== 0) throw gp(0);
-        nextEfer |= Efer.LMA;
-      } else if ((cr4Of(s) & Cr4.PAE) !== 0) this.#loadPdptes(s.cr3);
+    if (paging && old < Cr0.PG && (efer & Efer.LME) !== 0) {
+      // Long mode wants PAE, no 64-bit CS yet, and no 16-bit TSS (SDM vol. 3A, 10.8.5).
+      const wideTask = (s.segAccess[Seg.TR] & Access.TYPE) !== SystemType.TSS16_BUSY;
+      if ((cr4Of(s) & Cr4.PAE) === 0 || (s.segAccess[Seg.CS] & Access.L) !== 0 || !wideTask) throw gp(0);
+      nextEfer |= Efer.LMA;
+    } else if (paging && (efer & Efer.LMA) === 0 && ((old ^ next) & CR0_PDPTE) !== 0) {
+      if ((cr4Of(s) & Cr4.PAE) !== 0) this.#loadPdptes(s.cr3);
     } else if (!paging && old >= Cr0.PG) {
       if ((efer & Efer.LMA) !== 0 && (s.segAccess[Seg.CS] & Access.L) !== 0) throw gp(0);
       nextEfer &= ~Efer.LMA;
@@ -176,8 +180,7 @@ export class ControlRegisters {
     const { s } = this;
     if ((cr4Of(s) & Cr4.DE) !== 0 && (n === 4 || n === 5)) throw ud();
     if ((s.dr[7] & DR7_GD) !== 0n) {
-      s.dr[6] |= DR6_BD;
-      s.dr[7] &= ~DR7_GD;
+      s.dr[6] |= BigInt(Dr6.BD);
       throw new GuestFault(Vector.DB);
     }
     return n === 4 ? 6 : n === 5 ? 7 : n;
@@ -200,26 +203,7 @@ export class ControlRegisters {
     if (n === 6) s.dr[6] = (value & DR6_WRITABLE) | DR6_FIXED;
     else if (n === 7) s.dr[7] = (value & DR7_WRITABLE) | DR7_FIXED;
     else s.dr[n] = value;
-    let watch = 0;
-    for (let i = 0; i < 4; i++) {
-      const enabled = (s.dr[7] >> BigInt(2 * i)) & 3n;
-      const kind = (s.dr[7] >> BigInt(16 + 4 * i)) & 3n;
-      if (enabled !== 0n && kind !== 0n) watch |= 1 << i;
-    }
-    s.watchpoints = watch;
-  }
-
-  /** Bits of DR0–DR3 that are enabled instruction breakpoints. */
-  get executionBreakpoints(): number {
-    const { s } = this;
-    let mask = 0;
-    if ((s.dr[7] & 0xffn) === 0n) return 0;
-    for (let i = 0; i < 4; i++) {
-      const enabled = (s.dr[7] >> BigInt(2 * i)) & 3n;
-      const kind = (s.dr[7] >> BigInt(16 + 4 * i)) & 3n;
-      if (enabled !== 0n && kind === 0n) mask |= 1 << i;
-    }
-    return mask;
+    this.debug.update();
   }
 }
 

@@ -106,6 +106,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
       bits(
         LEAF1_ECX,
         "SSE3",
+        "PCLMULQDQ",
         "SSSE3",
         "CX16",
         "SSE41",
@@ -113,6 +114,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
         "X2APIC",
         "POPCNT",
         "TSC_DEADLINE",
+        "AES",
         "RDRAND",
         "HYPERVISOR",
       ),
@@ -152,7 +154,7 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(
       7,
       0,
-      bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "RDSEED", "SMAP"),
+      bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "INVPCID", "RDSEED", "SMAP"),
       bits(LEAF7_ECX, "UMIP", "RDPID"),
       bits(
         LEAF7_EDX,

@@ -59,6 +59,7 @@ export class Interrupts {
     const { s, access } = this;
     if (vector * 4 + 3 > s.idtrLimit) throw gp(0);
     const entry = access.read32(this.segments.wrap(s.idtrBase + BigInt(vector * 4)), AccessKind.IMPLICIT);
+    if ((entry & 0xffff) > s.segLimit[Seg.CS]) throw gp(0);
     const stack = TransferStack.current(s, access);
     stack.push(2, BigInt(readEflags(s)));
     stack.push(2, BigInt(s.segSelector[Seg.CS]));
@@ -80,16 +81,13 @@ export class Interrupts {
 
   #target(selector: number, ext: number): Descriptor {
     if ((selector & 0xfffc) === 0) throw gp(ext);
-    let target: Descriptor;
-    try {
-      target = this.segments.descriptor(selector);
-    } catch (fault) {
-      if (fault instanceof GuestFault && fault.vector === Vector.GP) throw gp((selector & 0xfffc) | ext);
-      throw fault;
-    }
+    const target = this.segments.descriptor(selector, Vector.GP, ext);
+    const { high } = target;
     const error = (selector & 0xfffc) | ext;
-    if (!isCode(target.high) || descriptorDpl(target.high) > this.s.cpl) throw gp(error);
-    if (!isPresent(target.high)) throw new GuestFault(Vector.NP, error);
+    const long = isLongModeActive(this.s);
+    if (!isCode(high) || descriptorDpl(high) > this.s.cpl || (long && (high & (L_BIT | D_BIT)) !== L_BIT))
+      throw gp(error);
+    if (!isPresent(high)) throw new GuestFault(Vector.NP, error);
     return target;
   }
 
@@ -103,7 +101,6 @@ export class Interrupts {
     this.#checkGate(gate, [SystemType.INTERRUPT_GATE, SystemType.TRAP_GATE], vector, kind);
     const selector = gate.low >>> 16;
     const target = this.#target(selector, ext);
-    if ((target.high & L_BIT) === 0 || (target.high & D_BIT) !== 0) throw gp((selector & 0xfffc) | ext);
     const upper = BigInt(access.read32(address + 8n, AccessKind.IMPLICIT));
     const rip = (upper << 32n) | BigInt(((gate.high & 0xffff0000) | (gate.low & 0xffff)) >>> 0);
     const conforming = isConforming(target.high);
@@ -117,7 +114,8 @@ export class Interrupts {
         throw new GuestFault(Vector.TS, (s.segSelector[Seg.TR] & 0xfffc) | ext);
       pointer = access.read64(s.segBase[Seg.TR] + BigInt(offset), AccessKind.IMPLICIT);
     }
-    const stack = TransferStack.flat(access, pointer & ~0xfn & 0xffff_ffff_ffff_ffffn);
+    const user = newCpl === 3 ? AccessKind.USER : AccessKind.IMPLICIT;
+    const stack = TransferStack.flat(access, pointer & ~0xfn & 0xffff_ffff_ffff_ffffn, ext, user);
     stack.push(8, BigInt(s.segSelector[Seg.SS]));
     stack.push(8, s.gpr[Gpr.RSP]);
     stack.push(8, BigInt(readEflags(s)));
@@ -146,8 +144,6 @@ export class Interrupts {
     const address = segments.wrap(s.idtrBase + BigInt(vector * 8));
     const value = access.read64(address, AccessKind.IMPLICIT);
     const gate: Descriptor = { low: Number(value & 0xffff_ffffn), high: Number(value >> 32n), address };
-    if (isVirtual8086(s) && kind === EventKind.SOFTWARE && (s.eflags & Eflags.IOPL) !== Eflags.IOPL)
-      throw gp(0);
     this.#checkGate(
       gate,
       [SystemType.INTERRUPT_GATE, SystemType.TRAP_GATE, SystemType.INTERRUPT_GATE16, SystemType.TRAP_GATE16],
@@ -164,7 +160,7 @@ export class Interrupts {
     const virtual = isVirtual8086(s);
     if (virtual && newCpl !== 0) throw gp((selector & 0xfffc) | ext);
     const flags = readEflags(s);
-    const inner = newCpl < s.cpl ? this.transfers.innerStack(newCpl) : undefined;
+    const inner = newCpl < s.cpl ? this.transfers.innerStack(newCpl, ext) : undefined;
     const stack = inner?.stack ?? TransferStack.current(s, access);
     if (virtual) {
       for (const seg of [Seg.GS, Seg.FS, Seg.DS, Seg.ES]) stack.push(bytes, BigInt(s.segSelector[seg]));

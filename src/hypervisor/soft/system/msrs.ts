@@ -2,6 +2,7 @@
 
 import type { IrqChip } from "../irqchip/irqchip.js";
 import { KvmClock } from "../irqchip/kvmclock.js";
+import { MAX_PHYSICAL_BITS } from "../mmu/walk.js";
 import { Cr0, Efer, Seg, type VcpuState } from "../vcpu-state.js";
 import { cr0Of } from "./mode.js";
 
@@ -63,6 +64,11 @@ const MISC_ENABLE_RESET = 1n | (1n << 11n) | (1n << 12n);
 const isCanonical = (value: bigint) => BigInt.asUintN(64, BigInt.asIntN(48, value)) === value;
 const isMemoryType = (type: bigint) =>
   type === 0n || type === 1n || type === 4n || type === 5n || type === 6n;
+
+/** IA32_MTRR_PHYSBASEn and IA32_MTRR_PHYSMASKn without reserved bits (SDM vol. 3A, 12.11.2.3). */
+const isMtrrBase = (value: bigint) =>
+  value >> BigInt(MAX_PHYSICAL_BITS) === 0n && (value & 0xf00n) === 0n && isMemoryType(value & 0xffn);
+const isMtrrMask = (value: bigint) => value >> BigInt(MAX_PHYSICAL_BITS) === 0n && (value & 0x7ffn) === 0n;
 
 type Field =
   | "sysenterCs"
@@ -217,6 +223,8 @@ export class Msrs {
       return true;
     }
     if (index >= Msr.MTRR_PHYS_BASE0 && index <= Msr.MTRR_PHYS_LAST) {
+      // Bases at even numbers, masks at odd ones.
+      if (!((index & 1) === 0 ? isMtrrBase(value) : isMtrrMask(value))) return false;
       s.mtrrVariable[index - Msr.MTRR_PHYS_BASE0] = value;
       return true;
     }

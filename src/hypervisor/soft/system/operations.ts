@@ -8,17 +8,20 @@ import {
   Access,
   CodeMode,
   Cr0,
+  Efer,
   Eflags,
   FAULT_NO_ERROR_CODE,
   Gpr,
   gprOffset,
   Rec,
   Seg,
+  Shadow,
   type VcpuState,
   Vector,
 } from "../vcpu-state.js";
 import type { ControlRegisters } from "./control.js";
 import type { CpuidTable } from "./cpuid-table.js";
+import { DR7_GD, Dr6 } from "./debug.js";
 import { GuestFault, gp, ud } from "./fault.js";
 import { fpuOperations } from "./fpu-operations.js";
 import { EventKind, type Interrupts } from "./interrupts.js";
@@ -156,46 +159,51 @@ function setCpl(c: OperationContext, cpl: number): void {
   c.modeChanged();
 }
 
+/** SYSCALL and SYSRET trap by the flags that they load, not by those that they find (SDM vol. 2, SYSCALL, SYSRET). */
+function singleStepByNewFlags(s: VcpuState): void {
+  if ((s.eflags & Eflags.TF) !== 0) s.pendingDebug |= Dr6.BS;
+}
+
+/**
+ * Also outside of 64-bit mode, as AMD's processors have it (AMD64 manual vol. 3, SYSCALL): to CSTAR from compatibility mode,
+ * to STAR's low half in legacy mode. Intel's raise #UD there, on which no software is known to rest.
+ */
 function syscall(c: OperationContext): void {
   const { s } = c;
-  if ((Number(s.efer & 1n) & 1) === 0 || !isProtected(s)) throw ud();
+  if ((s.efer & BigInt(Efer.SCE)) === 0n || !isProtected(s)) throw ud();
   const base = Number((s.star >> 32n) & 0xffffn);
-  const flags = readEflags(s);
-  if (isLongModeActive(s)) {
-    const long = s.codeMode === CodeMode.LONG64;
-    s.gpr[Gpr.RCX] = s.rip;
-    s.gpr[11] = BigInt(flags & ~Eflags.RF);
-    s.rip = long ? s.lstar : s.cstar;
-    writeEflags(s, (flags & ~Number(s.fmask & 0xffff_ffffn) & ~Eflags.RF) | Eflags.FIXED);
-    setFlat(s, Seg.CS, base & 0xfffc, flatCode(0, true));
+  const flags = readEflags(s) & ~Eflags.RF;
+  const long = isLongModeActive(s);
+  s.gpr[Gpr.RCX] = s.rip;
+  if (long) {
+    s.gpr[11] = BigInt(flags);
+    s.rip = s.codeMode === CodeMode.LONG64 ? s.lstar : s.cstar;
+    writeEflags(s, (flags & ~Number(s.fmask & 0xffff_ffffn)) | Eflags.FIXED);
   } else {
-    s.gpr[Gpr.RCX] = s.rip & 0xffff_ffffn;
     s.rip = s.star & 0xffff_ffffn;
-    writeEflags(s, flags & ~(Eflags.IF | Eflags.VM | Eflags.RF));
-    setFlat(s, Seg.CS, base & 0xfffc, flatCode(0, false));
+    writeEflags(s, flags & ~(Eflags.IF | Eflags.VM));
   }
-  setFlat(s, Seg.SS, ((base & 0xfffc) + 8) & 0xffff, flatData(0));
+  setFlat(s, Seg.CS, base & 0xfffc, flatCode(0, long));
+  setFlat(s, Seg.SS, (base + 8) & 0xffff, flatData(0));
+  singleStepByNewFlags(s);
   setCpl(c, 0);
 }
 
 function sysret(c: OperationContext): void {
   const { s } = c;
-  if ((s.efer & 1n) === 0n || !isProtected(s)) throw ud();
+  if ((s.efer & BigInt(Efer.SCE)) === 0n || !isProtected(s)) throw ud();
   if (s.cpl !== 0) throw gp(0);
   const base = Number((s.star >> 48n) & 0xffffn);
   const long = c.size === 8;
+  const target = s.gpr[Gpr.RCX];
+  if (long && BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw gp(0);
+  s.rip = long ? target : target & 0xffff_ffffn;
   if (isLongModeActive(s)) {
-    const target = s.gpr[Gpr.RCX];
-    if (long && BigInt.asUintN(64, BigInt.asIntN(48, target)) !== target) throw gp(0);
-    s.rip = long ? target : target & 0xffff_ffffn;
     writeEflags(s, (Number(s.gpr[11] & 0xffff_ffffn) & ~(Eflags.RF | Eflags.VM)) | Eflags.FIXED);
-    setFlat(s, Seg.CS, ((long ? base + 16 : base) | 3) & 0xffff, flatCode(3, long));
-  } else {
-    s.rip = s.gpr[Gpr.RCX] & 0xffff_ffffn;
-    writeEflags(s, readEflags(s) | Eflags.IF);
-    setFlat(s, Seg.CS, (base | 3) & 0xffff, flatCode(3, false));
-  }
+  } else writeEflags(s, readEflags(s) | Eflags.IF);
+  setFlat(s, Seg.CS, ((long ? base + 16 : base) | 3) & 0xffff, flatCode(3, long));
   setFlat(s, Seg.SS, ((base + 8) | 3) & 0xffff, flatData(3));
+  singleStepByNewFlags(s);
   setCpl(c, 3);
 }
 
@@ -390,7 +398,7 @@ export const OPERATIONS: Record<SystemOperation, (c: OperationContext) => void> 
   loadSegment: (c) => {
     const seg = argNumber(c, 1) as Seg;
     c.segments.load(seg, selectorArg(c, 0));
-    if (seg === Seg.SS) c.s.shadow = 2;
+    if (seg === Seg.SS) c.s.shadow = Shadow.STACK;
     c.modeChanged();
   },
   popSegment: (c) => {
@@ -399,7 +407,7 @@ export const OPERATIONS: Record<SystemOperation, (c: OperationContext) => void> 
     stack.skip(c.size);
     c.segments.load(seg, selectorArg(c, 0));
     c.s.gpr[Gpr.RSP] = stack.pointer;
-    if (seg === Seg.SS) c.s.shadow = 2;
+    if (seg === Seg.SS) c.s.shadow = Shadow.STACK;
     c.modeChanged();
   },
   loadFarPointer: (c) => {
@@ -422,7 +430,12 @@ export const OPERATIONS: Record<SystemOperation, (c: OperationContext) => void> 
   },
   interrupt: (c) => softwareInterrupt(c, Number(arg(c, 0) & 0xffn), EventKind.SOFTWARE),
   int3: (c) => softwareInterrupt(c, Vector.BP, EventKind.SOFTWARE),
-  int1: (c) => softwareInterrupt(c, Vector.DB, EventKind.PRIVILEGED_SOFTWARE),
+  int1: (c) => {
+    softwareInterrupt(c, Vector.DB, EventKind.PRIVILEGED_SOFTWARE);
+    // What MOV SS has held back comes with it.
+    if (c.s.pendingDebug !== 0) c.control.debug.takePending();
+    c.s.dr[7] &= ~DR7_GD;
+  },
   into: (c) => {
     if (c.s.flagO !== 0) softwareInterrupt(c, Vector.OF, EventKind.SOFTWARE);
   },

@@ -3,10 +3,12 @@
  */
 import type { IrqChip } from "../irqchip/irqchip.js";
 import type { GuestAccess } from "../mmu/access.js";
-import { AccessKind, CodeMode, Eflags, Gpr, Seg, type VcpuState } from "../vcpu-state.js";
+import { AccessKind, CodeMode, Eflags, Gpr, Leave, Seg, type VcpuState } from "../vcpu-state.js";
+import type { DebugUnit } from "./debug.js";
 import { gp } from "./fault.js";
 import { ioplOf, isLongModeActive, isProtected, isVirtual8086 } from "./mode.js";
 import { type OperationContext, readGpr, recordField, writeGpr } from "./operations.js";
+import type { Segments } from "./segments.js";
 
 /** Values of `state.ioPending`: what the next run does with the answer to a port read. */
 export const IoPending = { NONE: 0, IN: 1, INS: 2, INS_READY: 3 } as const;
@@ -25,6 +27,8 @@ export class PortIo {
     readonly s: VcpuState,
     readonly access: GuestAccess,
     readonly irqchip: IrqChip,
+    readonly segments: Segments,
+    readonly debug: DebugUnit,
   ) {}
 
   /** The access of the last operation that the machine has to serve. */
@@ -50,6 +54,7 @@ export class PortIo {
 
   in(c: OperationContext, port: number): void {
     this.#checkPermission(port, c.size);
+    this.debug.io(port, c.size);
     if (this.irqchip.claimsPort(port)) {
       writeGpr(this.s, Gpr.RAX, BigInt(this.irqchip.readPort(port, c.size)), c.size);
       return;
@@ -72,23 +77,18 @@ export class PortIo {
 
   out(c: OperationContext, port: number): void {
     this.#checkPermission(port, c.size);
+    this.debug.io(port, c.size);
     this.#write(port, c.size, Number(readGpr(this.s, Gpr.RAX, c.size)));
   }
 
-  #linear(c: OperationContext, seg: number, register: number, write: boolean): bigint {
+  #linear(c: OperationContext, seg: Seg, register: number, write: boolean): bigint {
     const { s } = this;
     const offset = readGpr(s, register, c.addressSize);
     if (s.codeMode === CodeMode.LONG64) {
       const base = seg === Seg.FS || seg === Seg.GS ? s.segBase[seg] : 0n;
       return BigInt.asUintN(64, base + offset);
     }
-    const limit = BigInt(s.segLimit[seg]);
-    const access = s.segAccess[seg];
-    const code = (access & 8) !== 0;
-    const allowed =
-      (access & (1 << 16)) === 0 && (write ? !code && (access & 2) !== 0 : !code || (access & 2) !== 0);
-    if (!allowed || offset + BigInt(c.size) - 1n > limit) throw gp(0);
-    return (s.segBase[seg] + offset) & 0xffff_ffffn;
+    return this.segments.linear(seg, offset, c.size, write);
   }
 
   /** One element is done: move the index register, count down; RIP stays where another is to come. */
@@ -99,7 +99,9 @@ export class PortIo {
     if (c.rep === 0) return;
     const count = readGpr(s, Gpr.RCX, c.addressSize) - 1n;
     writeGpr(s, Gpr.RCX, count, c.addressSize);
-    if (count !== 0n) s.rip = c.startRip;
+    if (count === 0n) return;
+    s.rip = c.startRip;
+    s.leave = Leave.REPEAT;
   }
 
   ins(c: OperationContext): void {
@@ -108,12 +110,11 @@ export class PortIo {
     // Asked for even where there is nothing to move.
     this.#checkPermission(port, c.size);
     if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
+    this.debug.io(port, c.size);
     const address = this.#linear(c, Seg.ES, Gpr.RDI, true);
     let value: number;
-    if (s.ioPending === IoPending.INS_READY) {
-      value = s.ioData;
-      s.ioPending = IoPending.NONE;
-    } else if (this.irqchip.claimsPort(port)) value = this.irqchip.readPort(port, c.size);
+    if (s.ioPending === IoPending.INS_READY) value = s.ioData;
+    else if (this.irqchip.claimsPort(port)) value = this.irqchip.readPort(port, c.size);
     else {
       // Before the port is read, so that a page fault does not lose what was read.
       this.access.probeWrite(address, c.size);
@@ -123,6 +124,8 @@ export class PortIo {
       return;
     }
     this.access.store(address, c.size, BigInt(value));
+    // Only now: the store may have had to wait for the machine, and INS is run again after that.
+    s.ioPending = IoPending.NONE;
     this.#advance(c, Gpr.RDI);
   }
 
@@ -131,7 +134,8 @@ export class PortIo {
     const port = Number(readGpr(s, Gpr.RDX, 2));
     this.#checkPermission(port, c.size);
     if (c.rep !== 0 && readGpr(s, Gpr.RCX, c.addressSize) === 0n) return;
-    const value = this.access.load(this.#linear(c, recordField(c, 2), Gpr.RSI, false), c.size);
+    const value = this.access.load(this.#linear(c, recordField(c, 2) as Seg, Gpr.RSI, false), c.size);
+    this.debug.io(port, c.size);
     this.#advance(c, Gpr.RSI);
     this.#write(port, c.size, Number(value));
   }

@@ -157,6 +157,9 @@ export function setFpu(s: VcpuState, memory: SharedMemory, fpu: Fpu): void {
 const REAL_DATA = Access.P | Access.S | Access.WRITABLE | Access.ACCESSED;
 const REAL_CODE = REAL_DATA | Access.CODE;
 
+/** No instruction is there: bits 0 and 63 of a canonical address differ in one of its ends only. */
+export const NO_RIP = 1n << 62n;
+
 /** What INIT sets; FPU, MSRs and the TSC keep their values. */
 export function resetAfterInit(s: VcpuState): void {
   s.gpr.fill(0n);
@@ -181,6 +184,8 @@ export function resetAfterInit(s: VcpuState): void {
   s.dr[6] = DR6_FIXED;
   s.dr[7] = DR7_FIXED;
   s.watchpoints = 0;
+  s.pendingDebug = 0;
+  s.stiRip = NO_RIP;
   s.shadow = 0;
   s.nmiMasked = 0;
   s.ioPending = 0;

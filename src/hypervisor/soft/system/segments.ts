@@ -3,7 +3,7 @@
 import type { GuestAccess } from "../mmu/access.js";
 import { Access, AccessKind, Seg, type VcpuState, Vector } from "../vcpu-state.js";
 import { GuestFault, gp } from "./fault.js";
-import { isLongModeActive, isRealStyle } from "./mode.js";
+import { isLongModeActive, isProtected, isRealStyle } from "./mode.js";
 
 /** A descriptor as two doublewords, and where it was found. */
 export interface Descriptor {
@@ -28,6 +28,9 @@ export const SystemType = {
   TRAP_GATE: 15,
 } as const;
 
+/** Type bits in the last doubleword of a 16-byte descriptor: they have to be zero (SDM vol. 3A, 5.8.3.1). */
+const UPPER_TYPE = 0x1f00;
+
 export const descriptorAccess = (high: number) => (high >>> 8) & 0xf0ff;
 export const descriptorDpl = (high: number) => (high >>> 13) & 3;
 export const descriptorType = (high: number) => (high >>> 8) & 0xf;
@@ -51,14 +54,14 @@ export class Segments {
     readonly access: GuestAccess,
   ) {}
 
-  /** The descriptor of a selector that is not null; `vector`(selector) where it lies outside of its table. */
-  descriptor(selector: number, vector: number = Vector.GP): Descriptor {
+  /** The descriptor of a selector that is not null; `vector`(selector | ext) where it lies outside of its table. */
+  descriptor(selector: number, vector: number = Vector.GP, ext = 0): Descriptor {
     const { s } = this;
     const local = (selector & 4) !== 0;
     const index = selector & 0xfff8;
     const limit = local ? s.segLimit[Seg.LDTR] : s.gdtrLimit;
     if ((local && (s.segAccess[Seg.LDTR] & Access.UNUSABLE) !== 0) || index + 7 > limit) {
-      throw new GuestFault(vector, selector & 0xfffc);
+      throw new GuestFault(vector, (selector & 0xfffc) | ext);
     }
     const base = local ? s.segBase[Seg.LDTR] : s.gdtrBase;
     const address = this.wrap(base + BigInt(index));
@@ -116,6 +119,28 @@ export class Segments {
     }
   }
 
+  /** Linear address of `bytes` at `offset` of `seg` outside 64-bit mode, as segmentLinear in cold/runtime checks it. */
+  linear(seg: Seg, offset: bigint, bytes: number, write: boolean): bigint {
+    const { s } = this;
+    const access = s.segAccess[seg];
+    const limit = BigInt(s.segLimit[seg]);
+    const last = offset + BigInt(bytes - 1);
+    const code = (access & Access.CODE) !== 0;
+    const allowed = write
+      ? !code && (access & Access.WRITABLE) !== 0
+      : !code || (access & Access.READABLE) !== 0;
+    const down = !code && (access & Access.EXPAND_DOWN) !== 0;
+    const top = (access & Access.DB) !== 0 ? 0xffff_ffffn : 0xffffn;
+    if (
+      (access & Access.UNUSABLE) !== 0 ||
+      (!allowed && isProtected(s)) ||
+      (down ? offset <= limit || last > top : last > limit)
+    ) {
+      throw new GuestFault(seg === Seg.SS ? Vector.SS : Vector.GP, 0);
+    }
+    return (s.segBase[seg] + offset) & 0xffff_ffffn;
+  }
+
   /** MOV and POP to DS, ES, FS, GS and SS, and far pointer loads (SDM vol. 2, MOV). */
   load(seg: Seg, selector: number): void {
     const { s } = this;
@@ -161,7 +186,10 @@ export class Segments {
       const access = s.segAccess[seg];
       if ((access & Access.UNUSABLE) !== 0) continue;
       const conforming = (access & (Access.CODE | Access.CONFORMING)) === (Access.CODE | Access.CONFORMING);
-      if (!conforming && (access & Access.DPL) >> Access.DPL_SHIFT < s.cpl) this.setNull(seg, 0);
+      if (conforming || (access & Access.DPL) >> Access.DPL_SHIFT >= s.cpl) continue;
+      // The base stays: in 64-bit mode that of FS and GS counts all the same.
+      s.segSelector[seg] = 0;
+      s.segAccess[seg] |= Access.UNUSABLE;
     }
   }
 
@@ -173,7 +201,9 @@ export class Segments {
     }
     const descriptor = this.systemDescriptor(selector, [SystemType.LDT]);
     if (!isPresent(descriptor.high)) throw new GuestFault(Vector.NP, selector & 0xfffc);
-    this.setSystem(Seg.LDTR, selector, descriptor);
+    const base = this.systemBase(selector, descriptor);
+    this.set(Seg.LDTR, selector, descriptor);
+    this.s.segBase[Seg.LDTR] = base;
   }
 
   /** LTR. */
@@ -182,9 +212,11 @@ export class Segments {
     const types = isLongModeActive(this.s) ? [SystemType.TSS] : [SystemType.TSS, SystemType.TSS16];
     const descriptor = this.systemDescriptor(selector, types);
     if (!isPresent(descriptor.high)) throw new GuestFault(Vector.NP, selector & 0xfffc);
+    const base = this.systemBase(selector, descriptor);
     const busy = descriptor.high | (1 << 9);
     this.access.write(descriptor.address + 4n, 4, BigInt(busy >>> 0), AccessKind.IMPLICIT);
-    this.setSystem(Seg.TR, selector, { ...descriptor, high: busy });
+    this.set(Seg.TR, selector, { ...descriptor, high: busy });
+    this.s.segBase[Seg.TR] = base;
   }
 
   systemDescriptor(selector: number, types: readonly number[]): Descriptor {
@@ -195,9 +227,20 @@ export class Segments {
     return descriptor;
   }
 
-  setSystem(seg: Seg, selector: number, descriptor: Descriptor): void {
-    const upper = isLongModeActive(this.s) ? this.upperBase(descriptor) : 0n;
-    this.set(seg, selector, descriptor);
-    this.s.segBase[seg] |= upper << 32n;
+  /** Base of an LDT or TSS: 64 bits of it in IA-32e mode, where its descriptor has 16 bytes (SDM vol. 3A, 8.2.3). */
+  systemBase(selector: number, descriptor: Descriptor): bigint {
+    const low = BigInt(descriptorBase(descriptor));
+    if (!isLongModeActive(this.s)) return low;
+    this.checkUpperHalf(selector, descriptor);
+    const base = (this.upperBase(descriptor) << 32n) | low;
+    if (BigInt.asUintN(64, BigInt.asIntN(48, base)) !== base) throw gp(selector & 0xfffc);
+    return base;
+  }
+
+  /** #GP(selector) where the second half of a 16-byte descriptor lies beyond the GDT, or has type bits set. */
+  checkUpperHalf(selector: number, descriptor: Descriptor): void {
+    const outside = (selector & 0xfff8) + 15 > this.s.gdtrLimit;
+    if (outside || (this.access.read32(descriptor.address + 12n, AccessKind.IMPLICIT) & UPPER_TYPE) !== 0)
+      throw gp(selector & 0xfffc);
   }
 }

@@ -37,9 +37,14 @@ export class TransferStack {
     );
   }
 
-  /** The 64-bit mode stack at `pointer`, used by a supervisor. */
-  static flat(access: GuestAccess, pointer: bigint): TransferStack {
-    return new TransferStack(access, 0n, -1, 0, 0xffff_ffff_ffff_ffffn, pointer, AccessKind.IMPLICIT, 0);
+  /** The 64-bit mode stack at `pointer`, by default used by a supervisor; `errorCode` for #SS. */
+  static flat(
+    access: GuestAccess,
+    pointer: bigint,
+    errorCode = 0,
+    kind: number = AccessKind.IMPLICIT,
+  ): TransferStack {
+    return new TransferStack(access, 0n, -1, 0, 0xffff_ffff_ffff_ffffn, pointer, kind, errorCode);
   }
 
   /** A legacy stack of the privilege level that the transfer goes to. */
@@ -47,7 +52,7 @@ export class TransferStack {
     access: GuestAccess,
     descriptor: Descriptor,
     pointer: number,
-    selector: number,
+    errorCode: number,
   ): TransferStack {
     const big = (descriptor.high & (1 << 22)) !== 0;
     return new TransferStack(
@@ -58,7 +63,7 @@ export class TransferStack {
       big ? 0xffff_ffffn : 0xffffn,
       BigInt(pointer >>> 0),
       AccessKind.IMPLICIT,
-      selector & 0xfffc,
+      errorCode,
     );
   }
 

@@ -117,7 +117,10 @@ export class Transfers {
     if (!isPresent(descriptor.high)) throw new GuestFault(Vector.NP, error);
     let offset = BigInt(((descriptor.high & 0xffff0000) | (descriptor.low & 0xffff)) >>> 0);
     if (type === SystemType.CALL_GATE16) offset &= 0xffffn;
-    if (long) offset |= segments.upperBase(descriptor) << 32n;
+    if (long) {
+      segments.checkUpperHalf(selector, descriptor);
+      offset |= segments.upperBase(descriptor) << 32n;
+    }
     return {
       offset,
       selector: descriptor.low >>> 16,
@@ -206,11 +209,11 @@ export class Transfers {
     s.rip = rip;
   }
 
-  /** The stack that the TSS holds for privilege level `dpl`; `commit` loads SS. */
-  innerStack(dpl: number): { stack: TransferStack; commit: () => void } {
+  /** The stack that the TSS holds for privilege level `dpl`; `commit` loads SS. `ext` is set in error codes. */
+  innerStack(dpl: number, ext = 0): { stack: TransferStack; commit: () => void } {
     const { s, segments, access } = this;
     const tss = s.segBase[Seg.TR];
-    const tssError = s.segSelector[Seg.TR] & 0xfffc;
+    const tssError = (s.segSelector[Seg.TR] & 0xfffc) | ext;
     if (isLongModeActive(s)) {
       const offset = 4 + 8 * dpl;
       if (offset + 7 > s.segLimit[Seg.TR]) throw new GuestFault(Vector.TS, tssError);
@@ -223,16 +226,16 @@ export class Transfers {
     const at = segments.wrap(tss + BigInt(offset));
     const pointer = wide ? access.read32(at, AccessKind.IMPLICIT) : access.read16(at, AccessKind.IMPLICIT);
     const selector = access.read16(at + (wide ? 4n : 2n), AccessKind.IMPLICIT);
-    const error = selector & 0xfffc;
-    if (error === 0) throw new GuestFault(Vector.TS, 0);
-    const descriptor = segments.descriptor(selector, Vector.TS);
+    const error = (selector & 0xfffc) | ext;
+    if ((selector & 0xfffc) === 0) throw new GuestFault(Vector.TS, ext);
+    const descriptor = segments.descriptor(selector, Vector.TS, ext);
     const { high } = descriptor;
     const writable = !isSystem(high) && !isCode(high) && (high & (1 << 9)) !== 0;
     if ((selector & 3) !== dpl || descriptorDpl(high) !== dpl || !writable)
       throw new GuestFault(Vector.TS, error);
     if (!isPresent(high)) throw new GuestFault(Vector.SS, error);
     return {
-      stack: TransferStack.inner(access, descriptor, pointer, selector),
+      stack: TransferStack.inner(access, descriptor, pointer, error),
       commit: () => {
         segments.markAccessed(descriptor);
         segments.set(Seg.SS, selector, descriptor);
@@ -347,6 +350,7 @@ export class Transfers {
   #iretToVirtual(rip: bigint, cs: number, flags: number, stack: TransferStack): void {
     const { s, segments } = this;
     const values = Array.from({ length: 6 }, () => Number(stack.pop(4) & 0xffff_ffffn));
+    if (rip > 0xffffn) throw gp(0);
     writeEflags(s, flags);
     s.cpl = 3;
     const [sp, ss, es, ds, fs, gs] = values;
@@ -361,7 +365,7 @@ export class Transfers {
       segments.setReal(seg, selector & 0xffff, true);
     }
     s.gpr[Gpr.RSP] = BigInt(sp);
-    s.rip = rip & 0xffffn;
+    s.rip = rip;
   }
 }
 
