@@ -57,6 +57,8 @@ const LEAF1_ECX = {
 };
 const LEAF7_EBX = { FSGSBASE: 0, TSC_ADJUST: 1, SMEP: 7, ERMS: 9, INVPCID: 10, RDSEED: 18, SMAP: 20 };
 const LEAF7_ECX = { UMIP: 2, RDPID: 22 };
+/** Subleaf 2. */
+const LEAF7_2_EDX = { BHI_CTRL: 4 };
 const LEAF7_EDX = { FSRM: 4, MD_CLEAR: 10, SPEC_CTRL: 26, STIBP: 27, ARCH_CAPABILITIES: 29, SSBD: 31 };
 const EXTENDED1_EDX = { SYSCALL: 11, NX: 20, PAGE1GB: 26, RDTSCP: 27, LM: 29 };
 const EXTENDED1_ECX = { LAHF: 0 };
@@ -143,12 +145,16 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(6, 1 << 2, 0, 0, 0),
     leaf(
       7,
-      0,
+      2,
       bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "RDSEED", "SMAP"),
       bits(LEAF7_ECX, "UMIP", "RDPID"),
       bits(LEAF7_EDX, "FSRM", "MD_CLEAR", "SPEC_CTRL", "STIBP", "ARCH_CAPABILITIES", "SSBD"),
       0,
     ),
+    leaf(7, 0, 0, 0, 0, 1),
+    // Linux takes every guest for open to branch history injection. Without this it clears the history with a loop of some
+    // 150 instructions at each system call.
+    leaf(7, 0, 0, 0, bits(LEAF7_2_EDX, "BHI_CTRL"), 2),
     leaf(0xa, 0, 0, 0, 0),
     // Extended topology: one thread a core, `count` cores a package.
     leaf(0xb, 0, 1, 0x100, id, 0),
