@@ -33,6 +33,8 @@ if [ -x ${GUEST_COMMAND_FILE} ]; then
   status=$?
   # Waits until all output has left (TCSADRAIN).
   stty sane
+  # "reboot: Power down" is an emergency to the kernel and no output of the command.
+  echo 0 >/proc/sys/kernel/printk
   ${GUEST_STATUS_PROGRAM} $status || echo "nlkt: the kernel lets nobody report the command's status" >&2
 else
   setsid cttyhack sh -l
