@@ -31,7 +31,8 @@ export function install() {
   // npm writes this file at the end of every installation.
   if (modified("node_modules/.package-lock.json") >= modified("package-lock.json")) return;
   console.error("Installing the dependencies ...");
-  must("npm", ["ci", "--no-audit", "--no-fund"]);
+  // No dependency needs its install script: koffi comes with its binaries.
+  must("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
 }
 
 /** Compile, and take away what was compiled from files that are gone. The compiler does only what has changed. */

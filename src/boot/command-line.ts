@@ -25,6 +25,10 @@ const DEFAULT_PARAMETERS: readonly Parameter[] = [
     why: "the timer interrupt does arrive through the IOAPIC; the test of it waits for ten ticks",
   },
   {
+    text: "pci=lastbus=0",
+    why: "all buses are found from the host bridge; the search of 255 others for a second one is 16000 port accesses",
+  },
+  {
     text: "cryptomgr.notests",
     why: "Debian's kernels test their cryptographic code at every boot, which takes a sixth of it",
   },

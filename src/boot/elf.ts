@@ -18,6 +18,7 @@ const ET_DYN = 3;
 const EM_386 = 3;
 const EM_X86_64 = 62;
 const PT_LOAD = 1;
+const PT_INTERP = 3;
 const PT_NOTE = 4;
 
 /** Machines whose kernels people may have at hand (the gABI's registry of e_machine). */
@@ -67,6 +68,8 @@ export interface ElfImage {
   readonly entry: bigint;
   readonly segments: readonly ElfSegment[];
   readonly notes: readonly ElfNote[];
+  /** Whether it names a dynamic linker, as programs do. */
+  readonly hasInterpreter: boolean;
 }
 
 export function isElf(file: Uint8Array): boolean {
@@ -107,9 +110,11 @@ export function parseElf(file: Uint8Array, name: string): ElfImage {
   const segments: ElfSegment[] = [];
   const notes: ElfNote[] = [];
   let noteBytes = 0;
+  let hasInterpreter = false;
   for (let index = 0; index < count; index++) {
     const at = tableOffset + index * entrySize;
     const kind = u32(at);
+    if (kind === PT_INTERP) hasInterpreter = true;
     if (kind !== PT_LOAD && kind !== PT_NOTE) continue;
     const [offset, virtual, physical, fileSize, memorySize] = (
       bits === 64 ? [8, 16, 24, 32, 40] : [4, 8, 12, 16, 20]
@@ -131,7 +136,7 @@ export function parseElf(file: Uint8Array, name: string): ElfImage {
     }
   }
   if (segments.length === 0) throw broken("nothing to load");
-  return { bits, entry, segments, notes };
+  return { bits, entry, segments, notes, hasInterpreter };
 }
 
 function parseNotes(data: Uint8Array): ElfNote[] {

@@ -33,13 +33,21 @@ if [ -x ${GUEST_COMMAND_FILE} ]; then
   status=$?
   # Waits until all output has left (TCSADRAIN).
   stty sane
+  # "reboot: Power down" is an emergency to the kernel and no output of the command.
+  echo 0 >/proc/sys/kernel/printk
   ${GUEST_STATUS_PROGRAM} $status || echo "nlkt: the kernel lets nobody report the command's status" >&2
 else
+  # Nobody at the other end is a terminal: the shell is not to ask it for its cursor's position, nor to echo.
+  [ -n "$NLKT_ROWS" ] || stty -echo
   setsid cttyhack sh -l
 fi
 poweroff -f
 `;
 
-/** Read by the login shell. */
-export const GUEST_PROFILE = `export PS1='\\w # '
+/**
+ * Read by the login shell, and through ENV by shells started from it. Without -f these ask process 1, which is a script
+ * and cannot listen while it waits for the shell.
+ */
+export const GUEST_PROFILE = `export PS1='\\w # ' ENV=/etc/profile
+alias poweroff='poweroff -f' reboot='reboot -f' halt='halt -f'
 `;

@@ -19,6 +19,7 @@ export interface SetupFacts {
 /** Loads an ELF kernel and writes its boot parameters. Throws `BootError`. */
 export function loadVmlinux(context: LoadContext, image: ElfImage, facts?: SetupFacts): BootState {
   const { memory, placement, name } = context;
+  if (image.hasInterpreter) throw new BootError(`${name}: a program, not a kernel`);
   const entry = physicalEntry(image);
   if (entry === undefined) throw new BootError(`${name}: the entry point is outside of the kernel`);
   loadElf(image, memory, placement, name);

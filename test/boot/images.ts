@@ -51,15 +51,21 @@ export interface ElfOptions {
   segments: Segment[];
   /** Contents of a PT_NOTE segment. */
   notes?: Uint8Array;
+  /** Contents of a PT_INTERP segment. */
+  interpreter?: Uint8Array;
 }
 
 /** An ELF executable; data of segments follows the headers, without alignment. */
 export function makeElf(options: ElfOptions): Buffer {
-  const { bits, segments, notes } = options;
+  const { bits, segments, notes, interpreter } = options;
   const wide = bits === 64;
   const headerSize = wide ? 64 : 52;
   const entrySize = wide ? 56 : 32;
-  const count = segments.length + (notes ? 1 : 0);
+  const others = [
+    ...(notes ? [{ type: 4, data: notes }] : []),
+    ...(interpreter ? [{ type: 3, data: interpreter }] : []),
+  ];
+  const count = segments.length + others.length;
   const parts: Uint8Array[] = [];
   let at = headerSize + entrySize * count;
   const table = Buffer.alloc(at);
@@ -89,7 +95,9 @@ export function makeElf(options: ElfOptions): Buffer {
   segments.forEach((segment, index) => {
     program(index, 1, segment);
   });
-  if (notes) program(segments.length, 4, { physical: 0, data: notes });
+  others.forEach(({ type, data }, index) => {
+    program(segments.length + index, type, { physical: 0, data });
+  });
   return Buffer.concat([table, ...parts]);
 }
 

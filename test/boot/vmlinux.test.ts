@@ -163,6 +163,15 @@ test("broken ELF files", async () => {
   }
 });
 
+test("a program for Linux is no kernel", async () => {
+  const program = makeElf({
+    bits: 64,
+    segments: [{ physical: 0x1000000, data: TEXT }],
+    interpreter: Buffer.from("/lib64/ld-linux-x86-64.so.2\0"),
+  });
+  await assert.rejects(load(makeMemory(32), program), { message: "kernel: a program, not a kernel" });
+});
+
 test("an ELF file for another machine is named", async () => {
   for (const [machine, name] of [
     [183, "Arm64"],

@@ -57,6 +57,8 @@ const LEAF1_ECX = {
 };
 const LEAF7_EBX = { FSGSBASE: 0, TSC_ADJUST: 1, SMEP: 7, ERMS: 9, INVPCID: 10, RDSEED: 18, SMAP: 20 };
 const LEAF7_ECX = { UMIP: 2, RDPID: 22 };
+/** Subleaf 2. */
+const LEAF7_2_EDX = { BHI_CTRL: 4 };
 const LEAF7_EDX = {
   FSRM: 4,
   SERIALIZE: 14,
@@ -153,13 +155,12 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(6, 1 << 2, 0, 0, 0),
     leaf(
       7,
-      0,
+      2,
       bits(LEAF7_EBX, "FSGSBASE", "TSC_ADJUST", "SMEP", "ERMS", "INVPCID", "RDSEED", "SMAP"),
       bits(LEAF7_ECX, "UMIP", "RDPID"),
       bits(
         LEAF7_EDX,
         "FSRM",
-        "SERIALIZE",
         "SERIALIZE",
         "MD_CLEAR",
         "SPEC_CTRL",
@@ -169,6 +170,10 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
       ),
       0,
     ),
+    leaf(7, 0, 0, 0, 0, 1),
+    // Linux takes every guest for open to branch history injection. Without this it clears the history with a loop of some
+    // 150 instructions at each system call.
+    leaf(7, 0, 0, 0, bits(LEAF7_2_EDX, "BHI_CTRL"), 2),
     leaf(0xa, 0, 0, 0, 0),
     // Extended topology: one thread a core, `count` cores a package.
     leaf(0xb, 0, 1, 0x100, id, 0),

@@ -56,6 +56,8 @@ const ARCH_CAPABILITIES_VALUE = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27
   (value, bit) => value | (1n << BigInt(bit)),
   0n,
 );
+/** IA32_SPEC_CTRL: IBRS, STIBP, SSBD and BHI_DIS_S, all without effect here. */
+const SPEC_CTRL_WRITABLE = 7n | (1n << 10n);
 /** The microcode revision that software reads in the high half of IA32_BIOS_SIGN_ID. */
 const MICROCODE_VALUE = 0x1dn << 32n;
 /** IA32_MISC_ENABLE as reset leaves it: fast strings; BTS and PEBS unavailable. */
@@ -118,7 +120,7 @@ const STORED: ReadonlyMap<number, StoredMsr> = new Map<number, StoredMsr>([
   ],
   [Msr.MISC_ENABLE, { field: "miscEnable" }],
   [Msr.MCG_STATUS, { field: "mcgStatus" }],
-  [Msr.SPEC_CTRL, { field: "specCtrl", valid: (v) => v <= 7n }],
+  [Msr.SPEC_CTRL, { field: "specCtrl", valid: (v) => (v & ~SPEC_CTRL_WRITABLE) === 0n }],
 ]);
 
 /** Read-only or without effect: value read, and whether writing is allowed (and ignored). */
