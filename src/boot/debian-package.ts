@@ -34,6 +34,7 @@ export interface PackageRecord {
   version: string;
   /** Bytes of the .deb file. */
   size: number;
+  /** Names of the packages that this one needs, for the unpacking too. */
   depends: string[];
 }
 
@@ -157,7 +158,10 @@ export class PackageSource {
     const version = fields.get("Version");
     // A package that is installed but in no list has no Filename and cannot be fetched.
     if (version === undefined || !fields.has("Filename")) return undefined;
-    const depends = (fields.get("Depends") ?? "").split(",").map((item) => item.trim().split(/[ :|]/, 1)[0]);
+    // Of alternatives the first, which is the one that Debian prefers.
+    const depends = [fields.get("Pre-Depends"), fields.get("Depends")]
+      .flatMap((list) => list?.split(",") ?? [])
+      .map((item) => item.trim().split(/[ :|]/, 1)[0]);
     return { name, version, size: Number(fields.get("Size") ?? 0), depends };
   }
 
