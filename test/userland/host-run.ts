@@ -1,6 +1,6 @@
 /** Runs jobs on the host's own CPU, from the same files as the guest: in a chroot with mounts of its own. */
 import { spawn } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type Job, JobReader, type JobResult, JobsError, jobFiles } from "./job.js";
@@ -42,11 +42,17 @@ const HOST_PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 const NAMESPACES = ["--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child"];
 
+export interface HostOptions {
+  readonly onResult?: (name: string, result: JobResult) => void;
+  /** Files that the jobs leave in /nlkt; their contents are put here. */
+  readonly collect?: Map<string, Uint8Array>;
+}
+
 /** Runs `jobs` in the tree `root`. Throws `JobsError` where the host does not allow that. */
 export async function runOnHost(
   jobs: readonly Job[],
   root: string,
-  onResult?: (name: string, result: JobResult) => void,
+  { onResult, collect }: HostOptions = {},
 ): Promise<Map<string, JobResult>> {
   const directory = await mkdtemp(path.join(tmpdir(), "nlkt-userland-"));
   try {
@@ -74,6 +80,9 @@ export async function runOnHost(
       throw new JobsError(
         `the host cannot run programs of another root file system: ${last || `status ${code}`}`,
       );
+    }
+    for (const name of collect?.keys() ?? []) {
+      collect!.set(name, await readFile(path.join(directory, name)).catch(() => new Uint8Array()));
     }
     return reader.results;
   } finally {
