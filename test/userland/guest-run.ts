@@ -36,6 +36,8 @@ export interface GuestOptions {
   readonly image?: string;
   readonly memoryMiB: number;
   readonly timeoutSeconds: number;
+  /** A static busybox for the guest's architecture, where that is not amd64. */
+  readonly busybox?: Uint8Array;
   /** More options for `nlkt run`. */
   readonly options?: readonly string[];
   readonly onResult?: (name: string, result: JobResult) => void;
@@ -44,10 +46,9 @@ export interface GuestOptions {
 }
 
 /** The archive that goes after the userland's image: /init, busybox, the jobs. */
-async function jobArchive(jobs: readonly Job[]): Promise<Uint8Array> {
-  const { busybox } = await fetchBusybox();
+async function jobArchive(jobs: readonly Job[], busybox?: Uint8Array): Promise<Uint8Array> {
   const archive = new CpioArchive();
-  archive.file(BUSYBOX, await readFile(busybox), 0o755);
+  archive.file(BUSYBOX, busybox ?? (await readFile((await fetchBusybox()).busybox)), 0o755);
   for (const applet of APPLETS) archive.symlink(`/nlkt/bin/${applet}`, BUSYBOX);
   archive.file("/init", INIT, 0o755);
   archive.file("/nlkt/start", "#!/bin/sh\n. /nlkt/run\n", 0o755);
@@ -66,7 +67,7 @@ export async function runInGuest(
   const directory = await mkdtemp(path.join(tmpdir(), "nlkt-userland-"));
   try {
     const initrd = path.join(directory, "initrd");
-    const parts = [await jobArchive(jobs)];
+    const parts = [await jobArchive(jobs, options.busybox)];
     if (image !== undefined) parts.unshift(await readFile(image));
     await writeFile(initrd, concatArchives(parts));
     const args = [NLKT, "run", "-k", kernel, "-i", initrd, "-m", `${memoryMiB}`, "-p", "quiet panic=-1"];

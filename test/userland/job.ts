@@ -24,7 +24,7 @@ export interface JobResult {
 export class JobsError extends Error {}
 
 /** This file runs as dist/test/userland/job.js. */
-const PROGRAMS = new URL("../../../test/userland/programs/", import.meta.url);
+export const PROGRAMS = new URL("../../../test/userland/programs/", import.meta.url);
 
 /** Begins the lines that separate the jobs' outputs. */
 const MARK = "@nlkt-job";

@@ -12,6 +12,7 @@ import path from "node:path";
 import { cacheDirectory, exists, makeOnce } from "../../src/boot/cache-directory.js";
 import { CpioArchive } from "../../src/boot/cpio.js";
 import {
+  type Architecture,
   defaultSuite,
   extractPackage,
   type PackageRecord,
@@ -22,6 +23,7 @@ import {
 /** What a root file system consists of. */
 export interface Userland {
   readonly name: string;
+  readonly architecture?: Architecture;
   /** Packages; what they depend on comes with them. */
   readonly packages: readonly string[];
   /** Files left out to keep the image small: regular expressions on paths such as `usr/lib/locale/`. */
@@ -79,13 +81,19 @@ async function closure(source: PackageSource, names: readonly string[]): Promise
 /** The tree and image of `userland`, from the cache or made. Throws `BootError` where packages cannot be fetched. */
 export async function rootTree(userland: Userland, progress: Progress = () => {}): Promise<RootTree> {
   const suite = await defaultSuite();
-  const { name, packages, without = [] } = userland;
-  const recipe = JSON.stringify([packages, [...LEFT_OUT, ...without].map(String), LINKS, DIRECTORIES]);
+  const { name, packages, without = [], architecture = "amd64" } = userland;
+  const recipe = JSON.stringify([
+    architecture,
+    packages,
+    [...LEFT_OUT, ...without].map(String),
+    LINKS,
+    DIRECTORIES,
+  ]);
   const hash = createHash("sha256").update(recipe).digest("hex").slice(0, 8);
   const target = path.join(cacheDirectory(), "userland", suite, `${name}-${hash}`);
   await makeOnce(target, async (temporary) => {
     const root = path.join(temporary, "root");
-    await PackageSource.use(suite, packages[0], progress, async (source) => {
+    const fill = async (source: PackageSource) => {
       // A second attempt, with new package lists, starts from nothing.
       await rm(root, { recursive: true, force: true });
       await mkdir(root);
@@ -93,7 +101,8 @@ export async function rootTree(userland: Userland, progress: Progress = () => {}
       await unpackAll(source, records, temporary, root);
       const lines = records.map((record) => `${record.name} ${record.version}\n`);
       await writeFile(path.join(temporary, "packages"), lines.join(""));
-    });
+    };
+    await PackageSource.use(suite, packages[0], progress, fill, architecture);
     await complete(root);
     progress(`making the image of userland ${name}`);
     const archive = new CpioArchive();

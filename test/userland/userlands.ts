@@ -31,6 +31,25 @@ export const USERLANDS = {
       /^usr\/share\/(zoneinfo|perl\/[^/]*\/(pod|unicore\/lib)|i18n)\//,
     ],
   },
+  /** Programs of 32 bits, for compatibility mode and for kernels of 32 bits. */
+  tools32: {
+    name: "tools32",
+    architecture: "i386",
+    packages: [
+      "bash",
+      "bc",
+      "coreutils",
+      "dash",
+      "gzip",
+      "libc-bin",
+      "mawk",
+      "openssl",
+      "perl",
+      "sqlite3",
+      "xz-utils",
+    ],
+    without: [/\/gconv\//, /^usr\/share\/(zoneinfo|perl\/[^/]*\/(pod|unicore\/lib)|i18n)\//],
+  },
   /** Python and its own test suite. */
   python: {
     name: "python",
@@ -43,7 +62,16 @@ export const USERLANDS = {
   /** C and C++ compilers. */
   compilers: {
     name: "compilers",
-    packages: ["coreutils", "dash", "g++", "libc-bin", "libc6-dev", "make"],
-    without: [/^usr\/lib\/x86_64-linux-gnu\/gconv\//, /\/lto1$/, /\/lib[alt]san/, /\/libubsan/, /\/libasan/],
+    packages: ["coreutils", "dash", "g++", "gcc-multilib", "libc-bin", "libc6-dev", "make"],
+    without: [
+      /\/gconv\//,
+      /\/lto1$/,
+      /^usr\/libx?32\//,
+      /^libx32\//,
+      /\/(x32|32)\//,
+      /\/lib[alt]san/,
+      /\/libubsan/,
+      /\/libasan/,
+    ],
   },
 } as const satisfies Record<string, Userland>;

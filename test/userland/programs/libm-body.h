@@ -19,13 +19,13 @@ static T RUN(void) {
 #define ONE(f) { \
     uint64_t h = 14695981039346656037u; \
     for (int i = 0; i < COUNT; i++) { volatile T r = F(f)(x[i]); T s = r; h = ADD(h, s); last += s == s ? 1 : 0; } \
-    printf(NAME " %-10s %016lx\n", #f, (unsigned long)h); }
+    if (!INEXACT(#f)) printf(NAME " %-10s %016lx\n", #f, (unsigned long)h); }
   UNARY(ONE)
 #undef ONE
 #define TWO(f) { \
     uint64_t h = 14695981039346656037u; \
     for (int i = 0; i < COUNT; i++) { volatile T r = F(f)(x[i], y[COUNT - 1 - i]); T s = r; h = ADD(h, s); } \
-    printf(NAME " %-10s %016lx\n", #f, (unsigned long)h); }
+    if (!INEXACT(#f)) printf(NAME " %-10s %016lx\n", #f, (unsigned long)h); }
   BINARY(TWO)
 #undef TWO
   uint64_t h = 14695981039346656037u;

@@ -62,15 +62,19 @@ int main(void) {
   II(_mm_slli_epi16, 3) II(_mm_slli_epi32, 17) II(_mm_slli_epi64, 33) II(_mm_srli_epi16, 5) II(_mm_srli_epi32, 9) II(_mm_srli_epi64, 41) II(_mm_srai_epi16, 7) II(_mm_srai_epi32, 20) II(_mm_slli_si128, 5) II(_mm_srli_si128, 11) II(_mm_slli_epi16, 16) II(_mm_srai_epi32, 40)
   N(_mm_sll_epi32(a[i], _mm_cvtsi32_si128(i % 40)), __m128i) N(_mm_srl_epi64(a[i], _mm_cvtsi32_si128(i % 70)), __m128i) N(_mm_sra_epi16(a[i], _mm_cvtsi32_si128(i % 20)), __m128i)
   II(_mm_shuffle_epi32, 0x1b) II(_mm_shufflelo_epi16, 0x93) II(_mm_shufflehi_epi16, 0x4e) I3(_mm_alignr_epi8, 7) I3(_mm_alignr_epi8, 20) I3(_mm_blend_epi16, 0x5a) I3(_mm_mpsadbw_epu8, 5)
-  N(_mm_blendv_epi8(a[i], b[i], _mm_xor_si128(a[i], b[i])), __m128i) N(_mm_insert_epi8(a[i], i, 9), __m128i) N(_mm_insert_epi64(a[i], i, 1), __m128i) N(_mm_extract_epi8(a[i], 13), int) N(_mm_extract_epi16(a[i], 5), int) N(_mm_extract_epi32(a[i], 2), int)
+  N(_mm_blendv_epi8(a[i], b[i], _mm_xor_si128(a[i], b[i])), __m128i) N(_mm_insert_epi8(a[i], i, 9), __m128i) N(_mm_extract_epi8(a[i], 13), int) N(_mm_extract_epi16(a[i], 5), int) N(_mm_extract_epi32(a[i], 2), int)
   N(_mm_movemask_epi8(a[i]), int) N(_mm_movemask_ps(fa[i]), int) N(_mm_movemask_pd(da[i]), int) N(_mm_testz_si128(a[i], b[i]), int) N(_mm_testc_si128(a[i], b[i]), int) N(_mm_testnzc_si128(a[i], b[i]), int)
   S2(_mm_add_ps) S2(_mm_sub_ps) S2(_mm_mul_ps) S2(_mm_div_ps) S2(_mm_min_ps) S2(_mm_max_ps) S2(_mm_add_ss) S2(_mm_sub_ss) S2(_mm_mul_ss) S2(_mm_div_ss) S1(_mm_sqrt_ps) S1(_mm_sqrt_ss) S2(_mm_addsub_ps) S2(_mm_hadd_ps) S2(_mm_hsub_ps)
   S2(_mm_cmpeq_ps) S2(_mm_cmplt_ps) S2(_mm_cmple_ps) S2(_mm_cmpneq_ps) S2(_mm_cmpnlt_ps) S2(_mm_cmpord_ps) S2(_mm_cmpunord_ps) S2(_mm_unpacklo_ps) S2(_mm_unpackhi_ps) S2(_mm_movehl_ps) S2(_mm_movelh_ps) S2(_mm_and_ps) S2(_mm_andnot_ps)
   D2(_mm_add_pd) D2(_mm_sub_pd) D2(_mm_mul_pd) D2(_mm_div_pd) D2(_mm_min_pd) D2(_mm_max_pd) D1(_mm_sqrt_pd) D2(_mm_addsub_pd) D2(_mm_hadd_pd) D2(_mm_hsub_pd) D2(_mm_cmpeq_pd) D2(_mm_cmplt_pd) D2(_mm_cmpnle_pd) D2(_mm_unpacklo_pd)
   N(_mm_shuffle_ps(fa[i], fb[i], 0x8d), __m128) N(_mm_shuffle_pd(da[i], db[i], 1), __m128d) N(_mm_blend_ps(fa[i], fb[i], 6), __m128) N(_mm_blend_pd(da[i], db[i], 2), __m128d) N(_mm_dp_ps(fa[i], fb[i], 0x75), __m128) N(_mm_dp_pd(da[i], db[i], 0x31), __m128d) N(_mm_insert_ps(fa[i], fb[i], 0x9a), __m128) N(_mm_movehdup_ps(fa[i]), __m128) N(_mm_moveldup_ps(fa[i]), __m128) N(_mm_movedup_pd(da[i]), __m128d)
   N(_mm_round_ps(fa[i], 0), __m128) N(_mm_round_ps(fa[i], 1), __m128) N(_mm_round_pd(da[i], 2), __m128d) N(_mm_round_pd(da[i], 3), __m128d) N(_mm_cvtps_epi32(fa[i]), __m128i) N(_mm_cvttps_epi32(fa[i]), __m128i) N(_mm_cvtpd_epi32(da[i]), __m128i) N(_mm_cvttpd_epi32(da[i]), __m128i) N(_mm_cvtepi32_ps(a[i]), __m128) N(_mm_cvtepi32_pd(a[i]), __m128d) N(_mm_cvtps_pd(fa[i]), __m128d) N(_mm_cvtpd_ps(da[i]), __m128)
-  N(_mm_cvtss_si64(fa[i]), long) N(_mm_cvttsd_si64(da[i]), long) N(_mm_cvtsd_si32(da[i]), int) N(_mm_cvtsi64_sd(da[i], (long)seed * i), __m128d) N(_mm_comilt_ss(fa[i], fb[i]), int) N(_mm_ucomigt_sd(da[i], db[i]), int) N(_mm_comieq_sd(da[i], db[i]), int)
+#ifdef __x86_64__
+  N(_mm_cvtss_si64(fa[i]), long) N(_mm_cvttsd_si64(da[i]), long) N(_mm_cvtsi64_sd(da[i], (long)seed * i), __m128d) N(_mm_insert_epi64(a[i], i, 1), __m128i)
+  N(_mm_crc32_u64(i, a[i][1]), uint64_t) N(_mm_popcnt_u64(a[i][0]), long)
+#endif
+  N(_mm_cvtsd_si32(da[i]), int) N(_mm_comilt_ss(fa[i], fb[i]), int) N(_mm_ucomigt_sd(da[i], db[i]), int) N(_mm_comieq_sd(da[i], db[i]), int)
   N(_mm_cmpistri(a[i], b[i], 0x0c), int) N(_mm_cmpistri(a[i], b[i], 0x44), int) N(_mm_cmpistrm(a[i], b[i], 0x40), __m128i) N(_mm_cmpestri(a[i], i % 20, b[i], 9, 0x18), int) N(_mm_cmpestrm(a[i], 7, b[i], i % 18, 0x09), __m128i) N(_mm_cmpistrz(a[i], b[i], 0x0a), int) N(_mm_cmpestrs(a[i], i % 9, b[i], 16, 0x3a), int)
-  N(_mm_crc32_u8(i, (uint8_t)a[i][0]), uint32_t) N(_mm_crc32_u16(i, (uint16_t)a[i][0]), uint32_t) N(_mm_crc32_u32(i, (uint32_t)a[i][0]), uint32_t) N(_mm_crc32_u64(i, a[i][1]), uint64_t) N(_mm_popcnt_u64(a[i][0]), long) N(_mm_popcnt_u32((uint32_t)a[i][1]), int)
+  N(_mm_crc32_u8(i, (uint8_t)a[i][0]), uint32_t) N(_mm_crc32_u16(i, (uint16_t)a[i][0]), uint32_t) N(_mm_crc32_u32(i, (uint32_t)a[i][0]), uint32_t) N(_mm_popcnt_u32((uint32_t)a[i][1]), int)
   return 0;
 }

@@ -22,19 +22,32 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+// Names of registers, and offsets that fit in the word.
+#ifdef __x86_64__
+#define R(name) "%%r" #name
+#define IP regs.rip
+#define CX regs.rcx
+#define RED_ZONE "128"
+#define NOT_CANONICAL 0x8000000000000000
+#else
+#define R(name) "%%e" #name
+#define IP regs.eip
+#define CX regs.ecx
+#define RED_ZONE "0"
+#define NOT_CANONICAL 0xfffff000
+#endif
 #define PAGE 4096
 static sigjmp_buf back;
 static volatile int caught, caught_code;
 static volatile uintptr_t caught_address;
 static void handler(int signal, siginfo_t *info, void *context) {
   // Linux leaves AC set for handlers.
-  __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl $~0x40000, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::: "memory", "cc");
-  ucontext_t *uc = context;
+  __asm__ volatile("lea -" RED_ZONE "(" R(sp) "), " R(sp) "; pushf; andl $~0x40000, (" R(sp) "); popf; lea " RED_ZONE "(" R(sp) "), " R(sp) ::: "memory", "cc");
+  (void)context;
   caught = signal;
   caught_code = info->si_code;
   caught_address = (uintptr_t)info->si_addr;
   if (signal == SIGTRAP) return; // goes on after int3, or with the next step
-  if (signal == SIGILL && uc->uc_mcontext.gregs[REG_RIP] == 0) return;
   siglongjmp(back, 1);
 }
 
@@ -52,13 +65,13 @@ static void faults(void) {
     printf("%-46s signal %d code %d offset %ld\n", #e, caught, caught_code, caught_address - (uintptr_t)map < 5 * PAGE ? (long)(caught_address - (uintptr_t)map) : -1); }
   volatile char sink;
   FAULT(sink = map[PAGE + 5]) FAULT(map[PAGE + 5] = 1) FAULT(sink = map[2 * PAGE + 7]) FAULT(*(volatile long *)(map + PAGE - 3) = 5)
-  FAULT(*(volatile int *)(map + 2 * PAGE - 2) = 5) FAULT(memset(map + PAGE - 100, 2, 300)) FAULT(sink = *(volatile char *)0) FAULT(sink = *(volatile char *)0x8000000000000000)
+  FAULT(*(volatile int *)(map + 2 * PAGE - 2) = 5) FAULT(memset(map + PAGE - 100, 2, 300)) FAULT(sink = *(volatile char *)0) FAULT(sink = *(volatile char *)NOT_CANONICAL)
   FAULT(((void (*)(void))(map + 16))()) FAULT(__asm__ volatile("ud2")) FAULT(__asm__ volatile("hlt")) FAULT(__asm__ volatile("int3")) FAULT(__asm__ volatile("int $0x50"))
-  FAULT(__asm__ volatile("mov %%cr3, %%rax" ::: "rax")) FAULT(__asm__ volatile("in $0x60, %%al" ::: "rax")) FAULT(__asm__ volatile("cli")) FAULT(__asm__ volatile("lgdt (%%rsp)" ::: "memory"))
-  FAULT(__asm__ volatile("wrmsr")) FAULT(__asm__ volatile("movaps 1(%%rsp), %%xmm0" ::: "xmm0")) FAULT(__asm__ volatile("mov %0, %%ds" ::"r"(0x1234))) FAULT(__asm__ volatile("lock; .byte 0x8b, 0x00"))
-  FAULT(__asm__ volatile("mov $0, %%edx; mov $5, %%eax; xor %%ecx, %%ecx; div %%ecx" ::: "rax", "rcx", "rdx")) FAULT(__asm__ volatile("pushfq; orl $0x40000, (%%rsp); popfq; mov 1(%%rsp), %%eax; pushfq; andl $~0x40000, (%%rsp); popfq" ::: "rax", "memory"))
-  __asm__ volatile("pushfq; andl $~0x40000, (%%rsp); popfq" ::: "memory", "cc");
-  FAULT(__asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; nop; nop; pushfq; andl $~0x100, (%%rsp); popfq; nop" ::: "memory"))
+  FAULT(__asm__ volatile("mov %%cr3, " R(ax) ::: "eax")) FAULT(__asm__ volatile("in $0x60, %%al" ::: "eax")) FAULT(__asm__ volatile("cli")) FAULT(__asm__ volatile("lgdt (" R(sp) ")" ::: "memory"))
+  FAULT(__asm__ volatile("wrmsr")) FAULT(__asm__ volatile("movaps 1(" R(sp) "), %%xmm0" ::: "xmm0")) FAULT(__asm__ volatile("mov %0, %%ds" ::"r"(0x1234))) FAULT(__asm__ volatile("lock; .byte 0x8b, 0x00"))
+  FAULT(__asm__ volatile("mov $0, %%edx; mov $5, %%eax; xor %%ecx, %%ecx; div %%ecx" ::: "eax", "ecx", "edx")) FAULT(__asm__ volatile("pushf; orl $0x40000, (" R(sp) "); popf; mov 1(" R(sp) "), %%eax; pushf; andl $~0x40000, (" R(sp) "); popf" ::: "eax", "memory"))
+  __asm__ volatile("pushf; andl $~0x40000, (" R(sp) "); popf" ::: "memory", "cc");
+  FAULT(__asm__ volatile("pushf; orl $0x100, (" R(sp) "); popf; nop; nop; pushf; andl $~0x100, (" R(sp) "); popf; nop" ::: "memory"))
   mprotect(map + 3 * PAGE, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
   // Code that is written, run, and written again, also from within its own page.
   unsigned char *code = (unsigned char *)map + 3 * PAGE;
@@ -68,8 +81,12 @@ static void faults(void) {
     memcpy(code, bytes, sizeof bytes);
     total += ((int (*)(void))code)();
   }
-  // mov byte [rip+1], 42 (the immediate of the next instruction); mov eax, 1; ret
+  // mov byte [the immediate of the next instruction], 42; mov eax, 1; ret. RIP-relative or absolute.
   unsigned char self[] = {0xc6, 0x05, 1, 0, 0, 0, 42, 0xb8, 1, 0, 0, 0, 0xc3};
+#ifndef __x86_64__
+  void *target = code + 8;
+  memcpy(self + 2, &target, 4);
+#endif
   memcpy(code, self, sizeof self);
   printf("self-modifying %d %d\n", total, ((int (*)(void))code)());
   munmap(map, 4 * PAGE);
@@ -111,10 +128,15 @@ static void threads(void) {
     sum += (long)result;
   }
   printf("threads %ld %ld %ld %ld %d\n", sum, plain, (long)counter, turn, tls);
+#ifdef __x86_64__
   unsigned long long expected[2] __attribute__((aligned(16))) = {1, 2}, low = 3, high = 4, rax = 1, rdx = 2;
   unsigned char done;
   __asm__ volatile("lock cmpxchg16b %1; setz %0" : "=q"(done), "+m"(expected), "+a"(rax), "+d"(rdx) : "b"(low), "c"(high) : "memory");
   printf("cmpxchg16b %d %llu %llu\n", done, expected[0], expected[1]);
+#else
+  unsigned long long expected = 0x100000002, replaced = __sync_val_compare_and_swap(&expected, 0x100000002, 0x300000004);
+  printf("cmpxchg8b %llx %llx\n", replaced, expected);
+#endif
 }
 
 static ucontext_t contexts[3];
@@ -152,9 +174,11 @@ static void control(void) {
   swapcontext(&contexts[0], &contexts[1]);
   for (int i = 0; i < trails; i++) printf("%d ", trail[i]);
   printf("\nlongjmp %d, varargs %ld\n", setjmp(jump) ?: depth(50, 1.0), sum_of(9, 1, 2.5, 3.25L, 4, 5.5, 6.125L, 7, 8.75, 9.5L));
+#ifdef __x86_64__
   unsigned __int128 big = 1;
   for (int i = 1; i < 34; i++) big *= i;
   printf("int128 %016lx%016lx %lu %lu\n", (unsigned long)(big >> 64), (unsigned long)big, (unsigned long)(big / 1000000007u % 1000000), (unsigned long)(big % 998244353));
+#endif
 }
 
 static void memory(void) {
@@ -207,7 +231,7 @@ static void tracing(void) {
   if (child == 0) {
     ptrace(PTRACE_TRACEME, 0, 0, 0);
     raise(SIGSTOP);
-    __asm__ volatile("mov $1000, %%ecx; 1: dec %%ecx; jnz 1b; int3" ::: "rcx");
+    __asm__ volatile("mov $1000, %%ecx; 1: dec %%ecx; jnz 1b; int3" ::: "ecx");
     for (int i = 0; i < 5; i++) watched = i * i;
     _exit(9);
   }
@@ -221,12 +245,12 @@ static void tracing(void) {
     ptrace(PTRACE_SINGLESTEP, child, 0, 0);
     if (waitpid(child, &status, 0) < 0 || !WIFSTOPPED(status)) break;
     ptrace(PTRACE_GETREGS, child, 0, &regs);
-    if (regs.rcx == 1000 && !looping) looping = 1, loop = regs.rip;
+    if (CX == 1000 && !looping) looping = 1, loop = IP;
     if (looping) steps++;
-    if (looping && (ptrace(PTRACE_PEEKTEXT, child, regs.rip, 0) & 0xff) == 0xcc) break;
+    if (looping && (ptrace(PTRACE_PEEKTEXT, child, IP, 0) & 0xff) == 0xcc) break;
   }
-  printf("steps %d, loop seen %d, rcx %lld\n", steps, loop != 0, (long long)regs.rcx);
-  regs.rip++;
+  printf("steps %d, loop seen %d, rcx %lld\n", steps, loop != 0, (long long)CX);
+  IP++;
   ptrace(PTRACE_SETREGS, child, 0, &regs);
   // A write watchpoint of 8 bytes.
   ptrace(PTRACE_POKEUSER, child, offsetof(struct user, u_debugreg[0]), &watched);
