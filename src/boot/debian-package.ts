@@ -28,12 +28,16 @@ const PROGRESS_INTERVAL_MS = 200;
 /** apt-cache's answers are a few kB. */
 const OUTPUT_LIMIT = 16 * 1024 * 1024;
 
+/** Debian's names of what guests can run. */
+export type Architecture = "amd64" | "i386";
+
 /** A package as apt's lists describe it. */
 export interface PackageRecord {
   name: string;
   version: string;
   /** Bytes of the .deb file. */
   size: number;
+  /** Names of the packages that this one needs, for the unpacking too. */
   depends: string[];
 }
 
@@ -82,9 +86,10 @@ export class PackageSource {
     wanted: string,
     progress: Progress,
     action: (source: PackageSource) => Promise<T>,
+    architecture: Architecture = "amd64",
   ): Promise<T> {
     checkNames(suite, wanted);
-    if (process.arch === "x64" && (await hostSuite()) === suite) {
+    if (architecture === "amd64" && process.arch === "x64" && (await hostSuite()) === suite) {
       const own = new PackageSource(suite, [], undefined, progress);
       try {
         if ((await own.find(wanted)) !== undefined) return await action(own);
@@ -93,7 +98,7 @@ export class PackageSource {
         progress(`${error.message}; trying again with new package lists`);
       }
     }
-    const source = await PackageSource.#openPrivate(suite, progress);
+    const source = await PackageSource.#openPrivate(suite, architecture, progress);
     try {
       return await action(source);
     } finally {
@@ -101,7 +106,11 @@ export class PackageSource {
     }
   }
 
-  static async #openPrivate(suite: string, progress: Progress): Promise<PackageSource> {
+  static async #openPrivate(
+    suite: string,
+    architecture: Architecture,
+    progress: Progress,
+  ): Promise<PackageSource> {
     const temporary = await mkdtemp(path.join(tmpdir(), "nlkt-apt-"));
     const options = Object.entries({
       "Dir::Etc::sourcelist": path.join(temporary, "sources.list"),
@@ -109,8 +118,8 @@ export class PackageSource {
       "Dir::State::lists": path.join(temporary, "lists"),
       "Dir::State::status": path.join(temporary, "status"),
       "Dir::Cache": path.join(temporary, "cache"),
-      "APT::Architecture": "amd64",
-      "APT::Architectures": "amd64",
+      "APT::Architecture": architecture,
+      "APT::Architectures": architecture,
       "Acquire::Languages": "none",
     }).flatMap(([name, value]) => ["-o", `${name}=${value}`]);
     const source = new PackageSource(suite, options, temporary, progress);
@@ -118,7 +127,7 @@ export class PackageSource {
       await mkdir(path.join(temporary, "lists", "partial"), { recursive: true });
       await mkdir(path.join(temporary, "cache", "archives", "partial"), { recursive: true });
       await writeFile(path.join(temporary, "status"), "");
-      const signed = `[arch=amd64 signed-by=${DEBIAN_KEYRING}]`;
+      const signed = `[arch=${architecture} signed-by=${DEBIAN_KEYRING}]`;
       const lines = [`deb ${signed} ${DEBIAN_MIRROR} ${suite} main`];
       if (!suite.includes("-")) lines.push(`deb ${signed} ${DEBIAN_SECURITY_MIRROR} ${suite}-security main`);
       await writeFile(path.join(temporary, "sources.list"), `${lines.join("\n")}\n`);
@@ -157,7 +166,10 @@ export class PackageSource {
     const version = fields.get("Version");
     // A package that is installed but in no list has no Filename and cannot be fetched.
     if (version === undefined || !fields.has("Filename")) return undefined;
-    const depends = (fields.get("Depends") ?? "").split(",").map((item) => item.trim().split(/[ :|]/, 1)[0]);
+    // Of alternatives the first, which is the one that Debian prefers.
+    const depends = [fields.get("Pre-Depends"), fields.get("Depends")]
+      .flatMap((list) => list?.split(",") ?? [])
+      .map((item) => item.trim().split(/[ :|]/, 1)[0]);
     return { name, version, size: Number(fields.get("Size") ?? 0), depends };
   }
 

@@ -14,7 +14,14 @@ import { promisify } from "node:util";
 import { BootError } from "./boot-error.js";
 import { cacheDirectory, exists, makeOnce, TEMPORARY } from "./cache-directory.js";
 import { CpioArchive } from "./cpio.js";
-import { checkNames, defaultSuite, extractPackage, PackageSource, type Progress } from "./debian-package.js";
+import {
+  type Architecture,
+  checkNames,
+  defaultSuite,
+  extractPackage,
+  PackageSource,
+  type Progress,
+} from "./debian-package.js";
 import { GUEST_STATUS_PROGRAM } from "./guest-command.js";
 import { GUEST_INIT, GUEST_PROFILE } from "./guest-init.js";
 import { statusProgram } from "./guest-status-program.js";
@@ -49,6 +56,8 @@ export interface KernelRequest {
   package?: string;
   /** `bookworm`, `bookworm-backports`, …; default: the host's Debian release, or bookworm. */
   suite?: string;
+  /** Default: amd64. The names of Debian's kernel packages tell architectures apart, so the cache need not. */
+  architecture?: Architecture;
 }
 
 /** A Debian kernel, from the cache or fetched into it. Throws `BootError`. */
@@ -62,7 +71,7 @@ export async function fetchKernel(
   if (!name.startsWith("linux-image-")) throw new BootError(`not a kernel package: ${name}`);
   const target = path.join(cacheDirectory(), "kernels", suite, name);
   await makeOnce(target, async (temporary) => {
-    await PackageSource.use(suite, name, progress, async (source) => {
+    const fill = async (source: PackageSource) => {
       const meta = await source.get(name);
       const image = meta.depends.find((dependency) => /^linux-image-\d/.test(dependency)) ?? name;
       const record = await source.get(image);
@@ -80,7 +89,8 @@ export async function fetchKernel(
       await rm(path.dirname(deb), { recursive: true });
       const facts = { suite, package: name, image, version: record.version, release };
       await writeFile(path.join(temporary, "kernel.json"), `${JSON.stringify(facts, null, 2)}\n`);
-    });
+    };
+    await PackageSource.use(suite, name, progress, fill, request.architecture);
   });
   return readKernel(target);
 }
