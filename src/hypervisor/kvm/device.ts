@@ -3,8 +3,6 @@ import { Cap, KVM_API_VERSION } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
 import { close, Errno, HostError, ioctl, openDevice } from "./host.js";
 
-export const DEFAULT_DEVICE = "/dev/kvm";
-
 /** KVM cannot be used, in one line that says what to do. */
 export class KvmUnavailable extends Error {
   override readonly name = "KvmUnavailable";
@@ -85,8 +83,11 @@ export class KvmDevice {
     return ioctl(this.fd, Ioctl.KVM_CHECK_EXTENSION, cap, "KVM_CHECK_EXTENSION");
   }
 
-  get maxCpus(): number {
-    return Math.max(this.capability(Cap.KVM_CAP_MAX_VCPUS), this.capability(Cap.KVM_CAP_NR_VCPUS));
+  /** Throws `KvmUnavailable` where KVM cannot have so many vCPUs. */
+  checkCpus(cpus: number): void {
+    const most = Math.max(this.capability(Cap.KVM_CAP_MAX_VCPUS), this.capability(Cap.KVM_CAP_NR_VCPUS));
+    if (cpus > most)
+      throw new KvmUnavailable(`--cpus: ${cpus} is too many: the host's KVM runs at most ${most}`);
   }
 
   close(): void {

@@ -121,9 +121,7 @@ export class KvmExit implements VmExit {
         this.reason = ExitReason.INTERNAL_ERROR;
         break;
       case Exit.KVM_EXIT_FAIL_ENTRY:
-        this.detail = Number(
-          view.getBigUint64(at + fail_entry.offset.hardware_entry_failure_reason, true),
-        );
+        this.detail = Number(view.getBigUint64(at + fail_entry.offset.hardware_entry_failure_reason, true));
         this.reason = ExitReason.FAIL_ENTRY;
         break;
       case Exit.KVM_EXIT_SYSTEM_EVENT:

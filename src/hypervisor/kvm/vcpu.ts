@@ -19,7 +19,14 @@ import {
 } from "../seam.js";
 import { Kvm } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
-import { decodeList, encodeList, type Fields, type InputOf, type Struct, type ValueOf } from "./abi/struct.js";
+import {
+  decodeList,
+  encodeList,
+  type Fields,
+  type InputOf,
+  type Struct,
+  type ValueOf,
+} from "./abi/struct.js";
 import * as abi from "./abi/structs.js";
 import { KvmExit } from "./exit.js";
 import {
@@ -207,11 +214,7 @@ export class KvmVcpu implements Vcpu {
     return struct.decode(buffer);
   }
 
-  #set<F extends Fields>(
-    request: keyof typeof Ioctl,
-    struct: Struct<F>,
-    value: InputOf<Struct<F>>,
-  ): void {
+  #set<F extends Fields>(request: keyof typeof Ioctl, struct: Struct<F>, value: InputOf<Struct<F>>): void {
     this.#complete();
     ioctlPointer(this.#fd, Ioctl[request], struct.encode(value), request);
   }
@@ -326,10 +329,7 @@ export class KvmVcpu implements Vcpu {
 }
 
 /** A list of CPUID entries that KVM fills. */
-export function readCpuid(
-  fd: number,
-  request: "KVM_GET_CPUID2" | "KVM_GET_SUPPORTED_CPUID",
-): CpuidEntry[] {
+export function readCpuid(fd: number, request: "KVM_GET_CPUID2" | "KVM_GET_SUPPORTED_CPUID"): CpuidEntry[] {
   const { kvm_cpuid2, kvm_cpuid_entry2 } = abi;
   const list = new Uint8Array(kvm_cpuid2.size + MAX_CPUID_ENTRIES * kvm_cpuid_entry2.size);
   list.set(kvm_cpuid2.encode({ nent: MAX_CPUID_ENTRIES }));
