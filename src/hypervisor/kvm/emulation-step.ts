@@ -13,6 +13,7 @@ import { SoftVm } from "../soft/provider.js";
 import { Msr } from "../soft/system/msrs.js";
 import { PHYS_PAGES, VCPU_BYTES } from "../soft/vcpu-state.js";
 import * as abi from "./abi/structs.js";
+import { writeFpu } from "./fpu-image.js";
 import * as registers from "./registers.js";
 import type { EmulationFallback } from "./vcpu.js";
 
@@ -203,5 +204,9 @@ function read(vcpu: Vcpu) {
 }
 
 const sregsBytes = ({ sregs }: Groups) => abi.kvm_sregs.encode(registers.sregsTo(sregs));
-const fpuBytes = ({ fpu }: Groups) => abi.kvm_fpu.encode(registers.fpuTo(fpu));
+const fpuBytes = ({ fpu }: Groups) => {
+  const area = new Uint8Array(abi.kvm_xsave.size);
+  writeFpu(area, fpu);
+  return area;
+};
 const differ = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) !== 0;

@@ -106,6 +106,10 @@ export class KvmVm implements Vm, VcpuHost {
     return this.#state.mappingSize;
   }
 
+  get xsaveSize(): number {
+    return this.#state.xsaveSize;
+  }
+
   get tscKhz(): number {
     return this.#state.tscKhz;
   }
@@ -129,6 +133,9 @@ export class KvmVm implements Vm, VcpuHost {
       opened.push(state.vm);
       state.mappingSize = ioctl(device.fd, Ioctl.KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
       state.emulating = hardwareVirtualization() === undefined ? 1 : 0;
+      // As the VM has it: the number depends on what its guests may use.
+      const xsave2 = rawIoctl(state.vm, Ioctl.KVM_CHECK_EXTENSION, Cap.KVM_CAP_XSAVE2);
+      state.xsaveSize = Math.max(xsave2, abi.kvm_xsave.size);
       this.#setUp(device);
       for (const [id, vcpu] of this.#vcpuStates.entries()) {
         vcpu.fd = ioctl(state.vm, Ioctl.KVM_CREATE_VCPU, id, "KVM_CREATE_VCPU");

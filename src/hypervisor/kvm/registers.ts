@@ -1,14 +1,5 @@
 /** Between the seam's register groups and KVM's structures. */
-import type {
-  CpuidEntry,
-  DebugRegs,
-  Fpu,
-  GuestDebug,
-  IrqRoute,
-  Segment,
-  Sregs,
-  VcpuEvents,
-} from "../seam.js";
+import type { CpuidEntry, DebugRegs, GuestDebug, IrqRoute, Segment, Sregs, VcpuEvents } from "../seam.js";
 import { Kvm } from "./abi/constants.js";
 import type { InputOf, ValueOf } from "./abi/struct.js";
 import type * as s from "./abi/structs.js";
@@ -37,15 +28,6 @@ export function sregsTo({ apicBase, ...same }: Sregs): InputOfStruct<"kvm_sregs"
     ldt: segment(ldt),
     apic_base: apicBase,
   };
-}
-
-export function fpuFrom(value: ValueOfStruct<"kvm_fpu">): Fpu {
-  const { fpr, fcw, fsw, ftwx, last_opcode, last_ip, last_dp, xmm, mxcsr } = value;
-  return { fpr, fcw, fsw, ftwx, lastOpcode: last_opcode, lastIp: last_ip, lastDp: last_dp, xmm, mxcsr };
-}
-
-export function fpuTo({ lastOpcode, lastIp, lastDp, ...same }: Fpu): InputOfStruct<"kvm_fpu"> {
-  return { ...same, last_opcode: lastOpcode, last_ip: lastIp, last_dp: lastDp };
 }
 
 export function cpuidFrom(value: ValueOfStruct<"kvm_cpuid_entry2">): CpuidEntry {

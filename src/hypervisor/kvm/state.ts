@@ -14,6 +14,8 @@ export const KVM_STATE = new Layout("kvm", {
   vm: "i32",
   /** Bytes of a vCPU's mapping. */
   mappingSize: "u32",
+  /** Bytes of a vCPU's XSAVE area. */
+  xsaveSize: "u32",
   tscKhz: "u32",
   /** Whether KVM runs the guest's kernel with its instruction emulator, for want of hardware virtualization. */
   emulating: "u32",

@@ -29,6 +29,7 @@ import {
 } from "./abi/struct.js";
 import * as abi from "./abi/structs.js";
 import { KvmExit } from "./exit.js";
+import { readFpu, writeFpu } from "./fpu-image.js";
 import {
   blockSignal,
   Errno,
@@ -61,6 +62,8 @@ const MAX_CPUID_ENTRIES = 256;
 export interface VcpuHost {
   readonly memory: SharedMemory;
   readonly mappingSize: number;
+  /** Bytes of a vCPU's XSAVE area. */
+  readonly xsaveSize: number;
   /** Raise an NMI of vCPU `id` without waiting for its thread. */
   signalNmi(id: number): void;
 }
@@ -232,23 +235,27 @@ export class KvmVcpu implements Vcpu {
     this.#set("KVM_SET_SREGS", abi.kvm_sregs, registers.sregsTo(sregs));
   }
   getFpu(): Fpu {
-    return registers.fpuFrom(this.#get("KVM_GET_FPU", abi.kvm_fpu));
+    return readFpu(this.getXsave());
   }
   setFpu(fpu: Fpu): void {
-    this.#set("KVM_SET_FPU", abi.kvm_fpu, registers.fpuTo(fpu));
+    const area = this.getXsave();
+    writeFpu(area, fpu);
+    this.setXsave(area);
   }
 
-  /** The XSAVE area in its standard form (SDM vol. 1, 13.4), 4 KiB. */
+  /** The XSAVE area in its standard form (SDM vol. 1, 13.4): 4 KiB, or more where the guest may have larger states. */
   getXsave(): Uint8Array {
     this.#complete();
-    const area = new Uint8Array(abi.kvm_xsave.size);
-    ioctlPointer(this.#fd, Ioctl.KVM_GET_XSAVE, area, "KVM_GET_XSAVE");
+    const { xsaveSize } = this.vm;
+    const area = new Uint8Array(xsaveSize);
+    const request = xsaveSize > abi.kvm_xsave.size ? "KVM_GET_XSAVE2" : "KVM_GET_XSAVE";
+    ioctlPointer(this.#fd, Ioctl[request], area, request);
     return area;
   }
   setXsave(area: Uint8Array): void {
     this.#complete();
-    const copy = new Uint8Array(abi.kvm_xsave.size);
-    copy.set(area);
+    const copy = new Uint8Array(this.vm.xsaveSize);
+    copy.set(area.subarray(0, copy.length));
     ioctlPointer(this.#fd, Ioctl.KVM_SET_XSAVE, copy, "KVM_SET_XSAVE");
   }
   getXcr0(): bigint {
