@@ -45,6 +45,8 @@ export interface MachineOptions {
   /** vCPUs, default 1. */
   cpus?: number;
   accel?: Accel;
+  /** KVM's device node, default /dev/kvm. */
+  dev?: string;
   tier?: Tier;
   /** "none": the guest's output goes nowhere. */
   console?: ConsoleKind;
@@ -213,10 +215,11 @@ async function makeInstance(
 
 function configOf(options: MachineOptions): MachineConfig {
   const base = defaultConfig();
-  const { memoryMiB, name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule } = options;
+  const { memoryMiB, name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule } =
+    options;
   return {
     ...base,
-    ...given({ name, cpus, accel, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...given({ name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule }),
     ...(memoryMiB === undefined ? {} : { ramBytes: memoryMiB * MIB }),
     debug: { ...base.debug, ...options.debug },
   };

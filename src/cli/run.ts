@@ -7,6 +7,7 @@ import {
   CONSOLES,
   type ConsoleKind,
   DEFAULT_CPUS,
+  DEFAULT_KVM_DEVICE,
   LOG_LEVELS,
   type LogLevel,
   ON_REBOOT,
@@ -30,6 +31,7 @@ interface RunOptions {
   mem?: number;
   console: ConsoleKind;
   accel: Accel;
+  dev: string;
   tier: Tier;
   name?: string;
   defaults: boolean;
@@ -77,6 +79,7 @@ export function runCommand(
     .option("-m, --mem <SIZE>", "MiB, or with a suffix K, M, G (default: 512)", parseSize)
     .addOption(new Option("--console <KIND>", "the guest's console").choices(CONSOLES).default("serial"))
     .addOption(new Option("--accel <NAME>", "what runs the guest's code").choices(ACCELS).default("auto"))
+    .option("--dev <FILE>", "KVM's device node", DEFAULT_KVM_DEVICE)
     .addOption(
       new Option("--tier <NAME>", "tiers of the software CPU that run").choices(TIERS).default("auto"),
     )
@@ -140,6 +143,7 @@ async function machineOptions(
     ...(options.mem === undefined ? {} : { memoryMiB: options.mem / MIB }),
     console: options.console,
     accel: options.accel,
+    dev: options.dev,
     tier: options.tier,
     onReboot: options.onReboot,
     isaDebugExit: options.isaDebugExit === true,

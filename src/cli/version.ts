@@ -1,6 +1,8 @@
 /** nlkt version. */
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
+import { chooseAccel } from "../machine/accel.js";
+import { DEFAULT_KVM_DEVICE } from "../machine/config.js";
 
 /** From package.json; this file runs as dist/src/cli/version.js. */
 export function packageVersion(): string {
@@ -9,7 +11,13 @@ export function packageVersion(): string {
 }
 
 export function versionCommand(): Command {
-  return new Command("version").description("print the version of NLKT and of Node").action(() => {
-    process.stdout.write(`nlkt ${packageVersion()} (Node ${process.versions.node})\n`);
-  });
+  return new Command("version")
+    .description("print the versions of NLKT and Node, and what would run a guest here")
+    .option("--dev <FILE>", "KVM's device node", DEFAULT_KVM_DEVICE)
+    .action(async ({ dev }: { dev: string }) => {
+      const { accel, why } = await chooseAccel(dev);
+      process.stdout.write(
+        `nlkt ${packageVersion()} (Node ${process.versions.node})\n--accel auto takes ${accel}: ${why}\n`,
+      );
+    });
 }

@@ -76,6 +76,7 @@ export class Board {
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,
+      device: config.dev,
       create,
     });
     if (create) for (const slot of this.guestMemory.slots) this.vm.setMemorySlot(slot);

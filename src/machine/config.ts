@@ -8,6 +8,7 @@ const MIB = 2 ** 20;
 
 export const DEFAULT_RAM_BYTES = 512 * MIB;
 export const DEFAULT_CPUS = 1;
+export const DEFAULT_KVM_DEVICE = "/dev/kvm";
 
 /** vCPUs that the soft provider can run. */
 export const MAX_SOFT_CPUS = 1;
@@ -42,6 +43,8 @@ export interface MachineConfig {
   readonly ramBytes: number;
   readonly cpus: number;
   readonly accel: Accel;
+  /** KVM's device node. */
+  readonly dev: string;
   readonly tier: Tier;
   /** Module (URL) that exports another provider, `Provider` of provider.ts; for tests and experiments. */
   readonly providerModule?: string;
@@ -68,6 +71,7 @@ export function defaultConfig(): MachineConfig {
     ramBytes: DEFAULT_RAM_BYTES,
     cpus: DEFAULT_CPUS,
     accel: "auto",
+    dev: DEFAULT_KVM_DEVICE,
     tier: "auto",
     console: "serial",
     isaDebugExit: false,
@@ -77,7 +81,7 @@ export function defaultConfig(): MachineConfig {
   };
 }
 
-/** Throws `ConfigError` for what no machine can be made of. */
+/** Throws `ConfigError` for what no machine can be made of. `--accel auto` is decided by then. */
 export function checkConfig(config: MachineConfig): void {
   const { ramBytes, cpus } = config;
   if (!Number.isInteger(ramBytes)) throw new ConfigError(`--mem: ${ramBytes} is no whole number of bytes`);
@@ -88,10 +92,7 @@ export function checkConfig(config: MachineConfig): void {
     throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
-  if (config.accel === "kvm") {
-    throw new ConfigError("--accel kvm: the KVM provider is not built yet; use --accel soft");
-  }
-  if (config.providerModule === undefined && cpus > MAX_SOFT_CPUS) {
+  if (config.providerModule === undefined && config.accel === "soft" && cpus > MAX_SOFT_CPUS) {
     throw new ConfigError(
       `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,
     );

@@ -5,6 +5,7 @@
 import { Clock } from "../memory/clock.js";
 import { createLockOrderTable, LOCKDEP_VARIABLE, validateLocksIfAsked } from "../memory/lock-order.js";
 import { SharedMemory } from "../memory/shared-memory.js";
+import { chooseAccel } from "./accel.js";
 import { Board } from "./board.js";
 import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
 import type { End } from "./exit-status.js";
@@ -40,7 +41,8 @@ export class Instance {
   }
 
   /** Make the machine; it does not run yet. Throws `ConfigError`. */
-  static async create(config: MachineConfig, log: LogSink): Promise<Instance> {
+  static async create(asked: MachineConfig, log: LogSink): Promise<Instance> {
+    const config = await decideAccel(asked, log);
     checkConfig(config);
     const lockOrder = lockOrderTable();
     validateLocksIfAsked(lockOrder);
@@ -95,6 +97,13 @@ export class Instance {
     vm.close();
     return lifecycle.result;
   }
+}
+
+async function decideAccel(config: MachineConfig, log: LogSink): Promise<MachineConfig> {
+  if (config.accel !== "auto" || config.providerModule !== undefined) return config;
+  const { accel, why, missed } = await chooseAccel(config.dev);
+  log(missed ? "warning" : "debug", `--accel auto takes ${accel}: ${why}`);
+  return { ...config, accel };
 }
 
 /** Both clocks are CLOCK_MONOTONIC; this thread's starts with the process. */

@@ -10,6 +10,8 @@ import type { MachineConfig } from "./config.js";
 export interface VmOptions {
   readonly cpus: number;
   readonly tier: "auto" | "hot" | "cold";
+  /** KVM's device node. */
+  readonly device: string;
   /** True in the one thread that makes the machine, false in those that attach to it. */
   readonly create: boolean;
 }
@@ -31,9 +33,13 @@ export interface Provider {
   readonly createVm: CreateVm;
 }
 
-/** The provider that the configuration names; every thread of a machine gets the same. */
+/** The provider that the configuration names, `auto` decided; every thread of a machine gets the same. */
 export async function loadProvider(config: MachineConfig): Promise<Provider> {
   if (config.providerModule !== undefined) return (await import(config.providerModule)) as Provider;
+  if (config.accel === "kvm") {
+    const kvm = await import("../hypervisor/kvm/provider.js");
+    return { arenaBytes: kvm.kvmArenaBytes, createVm: kvm.createKvmVm };
+  }
   const soft = await import("../hypervisor/soft/provider.js");
   return { arenaBytes: soft.softArenaBytes, createVm: soft.createSoftVm };
 }

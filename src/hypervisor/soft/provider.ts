@@ -40,6 +40,13 @@ export interface SoftVmOptions {
   readonly tier?: "auto" | "hot" | "cold";
   /** True in the thread that makes the machine. */
   readonly create: boolean;
+  /** Other parts than a machine's own, where the vCPU only steps in for another provider's. */
+  readonly parts?: {
+    readonly codeArenaBytes: number;
+    /** Address of a map of guest-physical pages that several VMs share. */
+    readonly physMap: number;
+    readonly IrqChip: typeof IrqChip;
+  };
 }
 
 /** Where a vCPU's parts are in linear memory. */
@@ -80,15 +87,16 @@ export class SoftVm implements Vm {
     readonly clock: Clock,
     readonly options: SoftVmOptions,
   ) {
-    this.physMap = allocator.bytes(PHYS_PAGES * 4, "soft.phys-map", PAGE);
+    this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_PAGES * 4, "soft.phys-map", PAGE);
+    const codeBytes = options.parts?.codeArenaBytes ?? CODE_ARENA_BYTES;
     this.places = Array.from({ length: options.cpus }, (_, id) => {
       const at = allocator.bytes(VCPU_BYTES, `soft.vcpu${id}`, PAGE);
-      const codeStart = allocator.bytes(CODE_ARENA_BYTES, `soft.code${id}`, PAGE);
-      return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + CODE_ARENA_BYTES };
+      const codeStart = allocator.bytes(codeBytes, `soft.code${id}`, PAGE);
+      return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + codeBytes };
     });
     this.cpuids = this.places.map((_, id) => new CpuidTable(memory, allocator, `soft.cpuid${id}`));
     const tsc = { tscOffset: (id: number) => this.places[id].state.tscOffset };
-    this.irqchip = new IrqChip(
+    this.irqchip = new (options.parts?.IrqChip ?? IrqChip)(
       memory,
       allocator,
       timers,

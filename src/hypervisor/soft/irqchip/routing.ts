@@ -6,6 +6,7 @@ import { array, Layout, type ViewOf } from "../../../memory/layout.js";
 import { Mutex } from "../../../memory/mutex.js";
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import type { StateAllocator } from "../../../memory/state-allocator.js";
+import { defaultRoutes } from "../../gsi-routes.js";
 import type { IrqRoute, Msi } from "../../seam.js";
 import { destination8, deviceDeliveryMode, type InterruptBus } from "./interrupt-bus.js";
 import { IOAPIC_PINS, type Ioapic } from "./ioapic.js";
@@ -16,9 +17,6 @@ export const MAX_ROUTES = 1024;
 export const MAX_GSI = 4095;
 
 const PIC_PINS = 8;
-const ISA_IRQS = 16;
-const PIT_GSI = 0;
-const CASCADE_GSI = 2;
 
 /** Kinds of route as they are in shared memory; 0 is none. */
 const Kind = { PIC_MASTER: 1, PIC_SLAVE: 2, IOAPIC: 3, MSI: 4 } as const;
@@ -59,23 +57,6 @@ interface Target {
   readonly data: number;
   readonly addressLow: number;
   readonly addressHigh: number;
-}
-
-/**
- * The table of a PC: GSIs 0 to 15 to both kinds of controller and 16 to 23 to the IOAPIC. The PIT's GSI 0 is IOAPIC pin
- * 2 (MADT override), and GSI 2, the cascade, is not routed.
- */
-export function defaultRoutes(): IrqRoute[] {
-  const routes: IrqRoute[] = [];
-  for (let gsi = 0; gsi < IOAPIC_PINS; gsi++) {
-    if (gsi === CASCADE_GSI) continue;
-    if (gsi < ISA_IRQS) {
-      const chip = gsi < PIC_PINS ? "pic-master" : "pic-slave";
-      routes.push({ gsi, type: "irqchip", chip, pin: gsi % PIC_PINS });
-    }
-    routes.push({ gsi, type: "irqchip", chip: "ioapic", pin: gsi === PIT_GSI ? CASCADE_GSI : gsi });
-  }
-  return routes;
 }
 
 export class IrqRouting {

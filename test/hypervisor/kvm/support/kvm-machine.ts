@@ -1,0 +1,140 @@
+/** A KVM VM with RAM and nothing else, for tests of the provider. */
+import { hardwareVirtualization } from "../../../../src/hypervisor/kvm/host-cpu.js";
+import { createKvmVm, type KvmVm, kvmArenaBytes } from "../../../../src/hypervisor/kvm/provider.js";
+import type { KvmVcpu } from "../../../../src/hypervisor/kvm/vcpu.js";
+import type { Regs } from "../../../../src/hypervisor/seam.js";
+import { kvmProblem } from "../../../../src/machine/accel.js";
+import { Clock } from "../../../../src/memory/clock.js";
+import { GuestMemory, gpa, type MemorySlot } from "../../../../src/memory/guest-memory.js";
+import { SharedMemory } from "../../../../src/memory/shared-memory.js";
+import { StateAllocator } from "../../../../src/memory/state-allocator.js";
+import { Timers } from "../../../../src/memory/timers.js";
+
+export const DEVICE = "/dev/kvm";
+
+/** Why there is nothing to test with, or false. */
+export const noKvm: string | false = (await kvmProblem(DEVICE)) ?? false;
+
+/** Why what needs the real thing is not tested, or false. */
+export const noRealModeInterrupts: string | false =
+  noKvm ||
+  (hardwareVirtualization() === undefined &&
+    "KVM without hardware virtualization delivers no interrupts of the 8259s and no NMIs");
+
+export const RAM_BYTES = 1 << 20;
+/** Where guests' code starts. */
+export const CODE = 0x1000;
+
+export interface TestMachine {
+  readonly vm: KvmVm;
+  readonly vcpu: KvmVcpu;
+  readonly guestMemory: GuestMemory;
+  readonly memory: SharedMemory;
+  /** Words of shared memory that are nobody's, as a byte offset. */
+  readonly words: number;
+  readonly data: MachineData;
+}
+
+/** What another thread needs to attach to the machine. */
+export interface MachineData {
+  readonly memory: WebAssembly.Memory;
+  readonly epoch: bigint;
+  readonly cpus: number;
+  readonly slots: readonly MemorySlot[];
+  readonly stateEnd: number;
+}
+
+export interface MachineOptions {
+  readonly cpus?: number;
+  /** Where the RAM is, as [guest-physical, bytes] each; one MiB at 0 where left out. */
+  readonly ram?: readonly (readonly [number, number])[];
+}
+
+export function makeMachine({ cpus = 1, ram = [[0, RAM_BYTES]] }: MachineOptions = {}): TestMachine {
+  const stateEnd = Math.ceil((kvmArenaBytes(cpus) + (1 << 17)) / 65536) * 65536;
+  const total = ram.reduce((sum, [, size]) => sum + size, 0);
+  const memory = SharedMemory.create(stateEnd + total);
+  let offset = stateEnd;
+  const slots = ram.map(([start, size], slot): MemorySlot => {
+    const at = offset;
+    offset += size;
+    return { slot, guestPhysical: gpa(start), size, offset: at, readonly: false, logDirty: false };
+  });
+  const clock = Clock.start();
+  const data = { memory: memory.memory, epoch: clock.epoch, cpus, slots, stateEnd };
+  return build(data, memory, clock, true);
+}
+
+/** The machine as another thread of the process sees it. */
+export function attachMachine(data: MachineData): TestMachine {
+  return build(data, new SharedMemory(data.memory), new Clock(data.epoch), false);
+}
+
+function build(data: MachineData, memory: SharedMemory, clock: Clock, create: boolean): TestMachine {
+  const allocator = new StateAllocator(memory, 64, data.stateEnd);
+  const timers = new Timers(memory, allocator, clock);
+  const words = allocator.bytes(64, "test");
+  if (create) timers.reset();
+  const guestMemory = new GuestMemory(memory, data.slots);
+  const options = { cpus: data.cpus, create, device: DEVICE };
+  const vm = createKvmVm(memory, allocator, guestMemory, timers, clock, options);
+  if (create) for (const slot of data.slots) vm.setMemorySlot(slot);
+  return { vm, vcpu: vm.vcpu(0), guestMemory, memory, words, data };
+}
+
+export const NO_REGS: Regs = {
+  rax: 0n,
+  rbx: 0n,
+  rcx: 0n,
+  rdx: 0n,
+  rsi: 0n,
+  rdi: 0n,
+  rsp: 0x8000n,
+  rbp: 0n,
+  r8: 0n,
+  r9: 0n,
+  r10: 0n,
+  r11: 0n,
+  r12: 0n,
+  r13: 0n,
+  r14: 0n,
+  r15: 0n,
+  rip: BigInt(CODE),
+  rflags: 2n,
+};
+
+/** Hexadecimal text as bytes. */
+export function hex(text: string): Uint8Array {
+  return Buffer.from(text.replace(/\s+/g, ""), "hex");
+}
+
+/** Code for real mode at CODE, all segments at 0, about to run. */
+export function startRealMode({ vcpu, guestMemory }: TestMachine, code: string, regs?: Partial<Regs>): void {
+  guestMemory.write(gpa(CODE), hex(code));
+  const sregs = vcpu.getSregs();
+  for (const name of ["cs", "ds", "es", "fs", "gs", "ss"] as const) {
+    Object.assign(sregs[name], { base: 0n, selector: 0 });
+  }
+  vcpu.setSregs(sregs);
+  vcpu.setRegs({ ...NO_REGS, ...regs });
+}
+
+/** Code for 64-bit mode at CODE: flat segments, the first GiB mapped onto itself by tables at 0x2000–0x4fff. */
+export function startLongMode({ vcpu, guestMemory }: TestMachine, code: string, regs?: Partial<Regs>): void {
+  guestMemory.write(gpa(CODE), hex(code));
+  guestMemory.writeU64(gpa(0x2000), 0x3003n);
+  guestMemory.writeU64(gpa(0x3000), 0x4003n);
+  for (let i = 0; i < 512; i++) guestMemory.writeU64(gpa(0x4000 + 8 * i), BigInt(i * 0x200000) | 0x83n);
+  const sregs = vcpu.getSregs();
+  const flat = { base: 0n, limit: 0xffffffff, present: 1, dpl: 0, s: 1, g: 1, avl: 0, unusable: 0 };
+  for (const name of ["ds", "es", "fs", "gs", "ss"] as const) {
+    Object.assign(sregs[name], { ...flat, selector: 0x10, type: 3, db: 1, l: 0 });
+  }
+  Object.assign(sregs.cs, { ...flat, selector: 8, type: 11, db: 0, l: 1 });
+  sregs.cr0 = 0x80000031n;
+  sregs.cr3 = 0x2000n;
+  sregs.cr4 = 0x620n;
+  sregs.efer = 0x500n;
+  vcpu.setSregs(sregs);
+  vcpu.setRegs({ ...NO_REGS, ...regs });
+}
