@@ -3,7 +3,7 @@ import type { Clock } from "../../memory/clock.js";
 import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
-import type { Timers } from "../../memory/timers.js";
+import type { Timer, Timers } from "../../memory/timers.js";
 import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vcpu, Vm } from "../seam.js";
 import { TSC_KHZ } from "./irqchip/cpu-signals.js";
 import { IrqChip } from "./irqchip/irqchip.js";
@@ -27,6 +27,8 @@ const PAGE = 4096;
 const MIB = 1 << 20;
 /** Decoded code of one vCPU. */
 const CODE_ARENA_BYTES = 128 * MIB;
+/** Nanoseconds until places that wait for translation are looked at. */
+const HOT_CODE_DELAY = 2_500_000;
 /** Interrupt controllers, clocks, alignment. */
 const OTHER_BYTES = 2 * MIB;
 
@@ -78,6 +80,7 @@ export class SoftVm implements Vm {
   readonly #vcpus = new Map<number, SoftVcpu>();
   readonly #doorbells: Doorbell[] = [];
   readonly cpuids: readonly CpuidTable[];
+  readonly #hotCodeTimers: readonly Timer[];
 
   constructor(
     readonly memory: SharedMemory,
@@ -115,6 +118,7 @@ export class SoftVm implements Vm {
       { physicalAddressBits: MAX_PHYSICAL_BITS },
     );
     this.kvmClock = new KvmClock(memory, allocator, clock, tsc, guestMemory, options.cpus);
+    this.#hotCodeTimers = this.places.map((_, id) => timers.create(() => this.#signal(id, Poll.HOT_CODE)));
     if (options.create) this.#create();
     guestMemory.onWrite((offset, length) => this.#hostWrote(offset, length));
   }
@@ -134,6 +138,11 @@ export class SoftVm implements Vm {
     const index = (this.places[id].state.address + O.poll) >>> 2;
     Atomics.or(this.memory.i32, index, bits);
     Atomics.notify(this.memory.i32, index);
+  }
+
+  /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */
+  remindOfHotCode(id: number): void {
+    this.#hotCodeTimers[id].arm(this.clock.now() + HOT_CODE_DELAY);
   }
 
   /** Ask vCPU `id` for what `bits` of Request say. */

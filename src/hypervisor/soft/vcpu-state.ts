@@ -225,7 +225,7 @@ export const Leave = {
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 
 /** Bits of `poll`. */
-export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8 } as const;
+export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16 } as const;
 
 /** Bits of `requests`. */
 export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16, FLUSH_CODE: 32 } as const;

@@ -249,6 +249,7 @@ export class SoftVcpu implements Vcpu {
         Atomics.store(this.#memory.i32, index, 0);
         s.irqPending = 1;
         if (s.requests !== 0 && this.#serveRequests()) return this.#leave(ExitReason.INTR);
+        if (parts.hot?.due === true) parts.hot.translateWaiting();
       }
       if (s.mpState !== MpState.RUNNABLE) {
         if (!this.#wake()) {
@@ -439,7 +440,7 @@ export class SoftVcpu implements Vcpu {
     }
     this.#fillFtlb(linear, codePage, flags);
     if (this.vm.options.tier === "hot" && mode === CodeMode.LONG64) {
-      parts.hot?.translate(page, offset, parts.cache.knownRecord(page, offset, mode));
+      parts.hot?.translate([{ page, offset, record: parts.cache.knownRecord(page, offset, mode) }]);
     }
     return undefined;
   }
@@ -491,7 +492,8 @@ export class SoftVcpu implements Vcpu {
     const page = Math.floor(physicalAddress / PAGE);
     const offset = physicalAddress % PAGE;
     const record = parts.cache.knownRecord(page, offset, s.codeMode);
-    if (record !== 0 && record === s.leaveDetail) parts.hot?.translate(page, offset, record);
+    if (record === 0 || record !== s.leaveDetail) return;
+    parts.hot?.request(page, offset, record, () => this.vm.remindOfHotCode(this.id));
   }
 
   /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */

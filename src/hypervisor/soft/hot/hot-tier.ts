@@ -55,6 +55,17 @@ function importingRuntime(module: ModuleBuilder): Runtime {
   });
 }
 
+/** Regions in a module at most, and how long the first of them waits for others. */
+const MAX_BATCH = 16;
+const BATCH_MILLISECONDS = 2;
+
+/** Where a region starts. */
+export interface Place {
+  readonly page: number;
+  readonly offset: number;
+  readonly record: number;
+}
+
 export interface HotCounters {
   /** Regions translated since the start. */
   regions: number;
@@ -121,39 +132,82 @@ export class HotTier {
     return this.#forms.get(handler);
   }
 
-  /** Translate the region at byte `offset` of guest-physical page `page`, whose first record is `record`. */
-  translate(page: number, offset: number, record: number): void {
+  /** Places waiting to be translated together: a module costs much the same whether it holds one region or many. */
+  readonly #waiting = new Map<number, Place>();
+  #waitingSince = 0;
+
+  /**
+   * The place at byte `offset` of guest-physical page `page`, whose first record is `record`, is hot. It is translated with
+   * others by `translateWaiting`; `onFirst` is called where it is the first of them.
+   */
+  request(page: number, offset: number, record: number, onFirst: () => void): void {
     if (this.#original.has(record) || this.#refused.has(record)) return;
-    const start = performance.now();
-    const slot = this.#free.pop() ?? (this.#next < HANDLER_TABLE_SIZE ? this.#next++ : undefined);
-    if (slot === undefined) {
-      this.cache.flush();
-      return;
+    if (this.#waiting.size === 0) {
+      this.#waitingSince = performance.now();
+      onFirst();
     }
-    if (!this.#translate(page, offset, record, slot)) {
-      this.#free.push(slot);
-      this.#refused.add(record);
-      this.counters.refused++;
+    this.#waiting.set(record, { page, offset, record });
+    if (this.#waiting.size >= MAX_BATCH) this.translateWaiting();
+  }
+
+  /** Whether places have waited long enough. */
+  get due(): boolean {
+    return this.#waiting.size > 0 && performance.now() - this.#waitingSince >= BATCH_MILLISECONDS;
+  }
+
+  translateWaiting(): void {
+    const places = [...this.#waiting.values()];
+    this.#waiting.clear();
+    this.translate(places);
+  }
+
+  /** Translate now, into one module. */
+  translate(places: readonly Place[]): void {
+    const start = performance.now();
+    // Without the table: V8 11 gives each instance that imports it a copy of all its entries.
+    const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE);
+    const runtime = importingRuntime(module);
+    const bodies: { place: Place; body: Uint8Array }[] = [];
+    for (const place of places) {
+      const body = this.#emit(module, runtime, place);
+      if (body !== undefined) bodies.push({ place, body });
+    }
+    if (bodies.length > 0) {
+      bodies.forEach(({ body }, i) => {
+        module.export(module.add(`region${i}`, ["i32", "i32"], [], body));
+      });
+      const instance = new WebAssembly.Instance(new WebAssembly.Module(module.build()), { env: this.env });
+      bodies.every(({ place }, i) => this.#install(place, instance.exports[`region${i}`]));
     }
     this.counters.milliseconds += performance.now() - start;
   }
 
-  #translate(page: number, offset: number, record: number, slot: number): boolean {
+  #emit(module: ModuleBuilder, runtime: Runtime, { page, offset, record }: Place): Uint8Array | undefined {
+    const known = this.#original.has(record) || this.#refused.has(record);
+    if (known || this.cache.knownRecord(page, offset, CodeMode.LONG64) !== record) return undefined;
     const region = this.#finder.find(page, offset);
-    if (region === undefined) return false;
-    // Without the table: V8 11 gives each instance that imports it a copy of all its entries.
-    const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE);
-    const runtime = importingRuntime(module);
     const recordOf = (at: number) => this.cache.knownRecord(page, at, CodeMode.LONG64);
-    const body = emitRegion(module, runtime, region, recordOf);
-    if (body === undefined) return false;
-    const f = module.add("region", ["i32", "i32"], [], body);
-    module.export(f);
-    const compiled = new WebAssembly.Module(module.build());
-    this.table.set(slot, new WebAssembly.Instance(compiled, { env: this.env }).exports.region);
+    const body = region === undefined ? undefined : emitRegion(module, runtime, region, recordOf);
+    if (body === undefined) {
+      this.#refused.add(record);
+      this.counters.refused++;
+    }
+    return body;
+  }
+
+  /** False where all decoded code had to go, and with it the places that follow. */
+  #install({ page, record }: Place, region: unknown): boolean {
+    const slot = this.#free.pop() ?? (this.#next < HANDLER_TABLE_SIZE ? this.#next++ : undefined);
+    if (slot === undefined) {
+      // No room: everything starts over, and what is hot is found again.
+      this.cache.flush();
+      return false;
+    }
     const { u32 } = this.cache.memory;
-    this.#original.set(record, u32[(record + Rec.handler) >>> 2]);
-    u32[(record + Rec.handler) >>> 2] = slot;
+    const at = (record + Rec.handler) >>> 2;
+    this.table.set(slot, region);
+    this.#original.set(record, u32[at]);
+    u32[at] = slot;
     this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = 0;
     const slots = this.#byPage.get(page);
     if (slots === undefined) this.#byPage.set(page, [slot]);
@@ -177,6 +231,7 @@ export class HotTier {
     this.#byPage.clear();
     this.#original.clear();
     this.#refused.clear();
+    this.#waiting.clear();
     this.#free.length = 0;
     this.#next = this.handlers.count;
   }
