@@ -1,0 +1,100 @@
+/** NLKT and QEMU, started on the same guest: the same kernel, initrd, command line and memory. */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { kernelCommandLine } from "../src/boot/command-line.js";
+
+const NLKT = fileURLToPath(new URL("../../bin/nlkt.js", import.meta.url));
+const QEMU = "qemu-system-x86_64";
+const MEMORY_MIB = 512;
+
+export type Start = (kernel: string, initrd: string) => Guest;
+
+export const startNlkt =
+  (tier: string): Start =>
+  (kernel, initrd) =>
+    new Guest(process.execPath, [
+      NLKT,
+      "run",
+      "--tier",
+      tier,
+      "--loglevel",
+      "debug",
+      "-m",
+      `${MEMORY_MIB}`,
+      "-k",
+      kernel,
+      "-i",
+      initrd,
+      "-p",
+      "quiet",
+    ]);
+
+/** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
+export const startQemu: Start = (kernel, initrd) =>
+  new Guest(QEMU, [
+    ...["-accel", "tcg", "-machine", "pc", "-cpu", "max", "-m", `${MEMORY_MIB}`],
+    ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
+    ...["-kernel", kernel, "-initrd", initrd],
+    ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true })],
+  ]);
+
+/** QEMU's version, or undefined where there is none. */
+export function qemuVersion(): string | undefined {
+  const { status, stdout } = spawnSync(QEMU, ["--version"], { encoding: "utf8" });
+  return status === 0 ? (/version ([\d.]+)/.exec(stdout)?.[1] ?? "unknown") : undefined;
+}
+
+/** A guest that runs, and when it printed what. */
+export class Guest {
+  readonly #child: ChildProcess;
+  readonly #started = performance.now();
+  readonly #command: string;
+  #output = "";
+  stderr = "";
+  /** Resolves to the seconds from the start to the end of the process. Rejects where it failed. */
+  readonly ended: Promise<number>;
+  #wake: () => void = () => {};
+
+  constructor(command: string, args: readonly string[]) {
+    this.#command = command;
+    this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
+    this.#child.stdin!.on("error", () => {});
+    this.#child.stdout!.setEncoding("latin1").on("data", (text: string) => {
+      this.#output += text;
+      this.#wake();
+    });
+    this.#child.stderr!.setEncoding("latin1").on("data", (text: string) => {
+      this.stderr += text;
+    });
+    this.ended = new Promise((resolve, reject) => {
+      this.#child.on("error", reject);
+      this.#child.on("close", (code, signal) => {
+        this.#wake();
+        if (code === 0 || signal === "SIGKILL") resolve((performance.now() - this.#started) / 1000);
+        else reject(new Error(`${command} ended with ${code ?? signal}: ${this.#output}${this.stderr}`));
+      });
+    });
+    this.ended.catch(() => {});
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  /** Resolves to the time, in seconds since the start, at which `text` had been printed. */
+  async printed(text: string): Promise<number> {
+    while (!this.#output.includes(text)) {
+      if (this.#child.exitCode !== null)
+        throw new Error(`${this.#command} did not print ${text}: ${this.#output}`);
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    return (performance.now() - this.#started) / 1000;
+  }
+
+  /** End it; it is idle and has nothing to lose. */
+  kill(): void {
+    this.#child.kill("SIGKILL");
+  }
+}

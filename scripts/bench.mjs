@@ -1,0 +1,6 @@
+/** `npm run bench`. Arguments after `npm run bench --` are the bench's own. */
+import { build, install } from "./lib/prepare.mjs";
+
+install();
+build();
+await import("../dist/bench/main.js");
