@@ -404,6 +404,20 @@ export class Runtime {
       );
       f.if(f.call(this.translate, cpu, rec, second.get, access), () => f.return());
       const pa2 = f.let(load64(cpu, O.walkPhysical));
+      if (extra === AccessKind.WRITE) {
+        // From RAM into what is not: that goes first, as the instruction is run again after it, and must find RAM as it was.
+        const plain = (at: I64) =>
+          f
+            .call(this.walks.physEntry, cpu, at)
+            .and(PhysFlag.RAM | PhysFlag.READONLY)
+            .eq(PhysFlag.RAM);
+        f.if(plain(pa).and(plain(pa2).eqz()), () => {
+          f.callVoid(copy, cpu, rec, pa2, buffer.add(room), bytes.sub(room));
+          f.if(load32(cpu, O.leave), () => f.return());
+          f.callVoid(copy, cpu, rec, pa, buffer, room);
+          f.return();
+        });
+      }
       f.callVoid(copy, cpu, rec, pa, buffer, room);
       f.if(load32(cpu, O.leave), () => f.return());
       f.callVoid(copy, cpu, rec, pa2, buffer.add(room), bytes.sub(room));
