@@ -129,7 +129,9 @@ export class PackageSource {
       await writeFile(path.join(temporary, "status"), "");
       const signed = `[arch=${architecture} signed-by=${DEBIAN_KEYRING}]`;
       const lines = [`deb ${signed} ${DEBIAN_MIRROR} ${suite} main`];
-      if (!suite.includes("-")) lines.push(`deb ${signed} ${DEBIAN_SECURITY_MIRROR} ${suite}-security main`);
+      // Guests of 32 bits are for tests, which can do without the newest packages.
+      if (!suite.includes("-") && architecture === "amd64")
+        lines.push(`deb ${signed} ${DEBIAN_SECURITY_MIRROR} ${suite}-security main`);
       await writeFile(path.join(temporary, "sources.list"), `${lines.join("\n")}\n`);
       progress(`fetching the package lists of Debian ${suite}`);
       await source.#apt("apt-get", ["update", "--error-on=any"]);
