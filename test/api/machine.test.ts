@@ -216,7 +216,6 @@ test("a configuration that cannot be is refused in one line that names the optio
   await refused({ memoryMiB: 4096 }, /^--mem: 4096 MiB is too large: at most /);
   await refused({ cpus: 0 }, /^--cpus: /);
   await refused({ cpus: 1000 }, /^--cpus: 1000 is too many/);
-  await refused({ accel: "kvm" }, /^--accel kvm: /);
   await refused({ kernel: "/nonexistent" }, /^kernel \/nonexistent: no such file$/);
   await refused({ kernel: "/" }, /^kernel \/: is a directory$/);
   await refused({ kernel: "/dev/zero" }, /^kernel \/dev\/zero: is not a regular file$/);

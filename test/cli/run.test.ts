@@ -36,10 +36,10 @@ test("a fault of NLKT's own exits 1 with one line", () => {
 });
 
 test("--timeout exits 124", () => {
-  const { code, stdout, stderr } = nlkt(["run", "--timeout", "0.2", scriptKernel("print up", "wait")]);
+  const { code, stdout, stderr } = nlkt(["run", "--timeout", "3", scriptKernel("print up", "wait")]);
   assert.deepEqual(
     { code, stdout, stderr },
-    { code: 124, stdout: "up\r\n", stderr: "nlkt: timed out after 0.2 s\n" },
+    { code: 124, stdout: "up\r\n", stderr: "nlkt: timed out after 3 s\n" },
   );
 });
 

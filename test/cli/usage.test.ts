@@ -43,7 +43,11 @@ const FAILURES: readonly (readonly [what: string, args: readonly string[], line:
   ["kernel that is a directory", ["run", "-k", "/"], "nlkt: kernel /: is a directory\n"],
   ["too little memory", ["run", "-m", "1"], "nlkt: --mem: 1 MiB is too small: at least 4 MiB\n"],
   ["too much memory", ["run", "-m", "64G"], /^nlkt: --mem: 65536 MiB is too large: at most \d+ MiB\n$/],
-  ["KVM", ["run", "--accel", "kvm"], /^nlkt: --accel kvm: .*not built yet.*\n$/],
+  [
+    "KVM that is not there",
+    ["run", "--accel", "kvm", "--dev", "/nonexistent"],
+    /^nlkt: .*\/nonexistent.*\n$/,
+  ],
   ["nothing to boot", ["run", "--nodefaults"], /^nlkt: no kernel: .*\n$/],
   [
     "kernel rm of one that is not there",
@@ -63,7 +67,10 @@ for (const [what, args, line] of FAILURES) {
 }
 
 test("version, and help for everything", () => {
-  assert.match(nlkt(["version"]).stdout, /^nlkt \d+\.\d+\.\d+ \(Node \d+\.\d+\.\d+\)\n$/);
+  assert.match(
+    nlkt(["version"]).stdout,
+    /^nlkt \d+\.\d+\.\d+ \(Node \d+\.\d+\.\d+\)\n--accel auto takes (kvm|soft): .*\n$/,
+  );
   for (const args of [["--help"], ["help"], ["run", "--help"], ["help", "run"], ["kernel", "--help"]]) {
     const { code, stdout, stderr } = nlkt(args);
     assert.equal(code, 0);
