@@ -703,13 +703,17 @@ export class SoftVcpu implements Vcpu {
     }
     if ((s.eflags & Eflags.IF) === 0) return;
     if (s.rip === s.stiRip) {
-      // STI was the instruction before: one more is run first (SDM vol. 2, STI).
-      s.stiRip = registers.NO_RIP;
-      s.shadow = Shadow.STI;
+      this.#holdAfterSti();
       return;
     }
     const vector = this.#irqchip.acknowledge(this.id);
     if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+  }
+
+  /** STI was the instruction before: one more is run before interrupts and NMIs (SDM vol. 2, STI). */
+  #holdAfterSti(): void {
+    this.#s.stiRip = registers.NO_RIP;
+    this.#s.shadow = Shadow.STI;
   }
 
   /** Whether `kick` was called; other requests stay. */
@@ -759,6 +763,7 @@ export class SoftVcpu implements Vcpu {
       s.mpState = MpState.RUNNABLE;
     }
     if ((requests & Request.NMI) !== 0) {
+      if (s.rip === s.stiRip) this.#holdAfterSti();
       // Until a start-up IPI has come, an NMI waits (SDM vol. 3A, 9.4.3).
       const started = s.mpState === MpState.RUNNABLE || s.mpState === MpState.HALTED;
       if (!started || s.nmiMasked !== 0 || s.shadow !== 0) Atomics.or(this.#memory.i32, index, Request.NMI);
@@ -917,7 +922,7 @@ export class SoftVcpu implements Vcpu {
   }
   translate(linear: bigint): number | undefined {
     try {
-      return this.#run.access.physical(linear, AccessKind.IMPLICIT);
+      return this.#run.access.physical(linear, AccessKind.PEEK);
     } catch (thrown) {
       if (thrown instanceof GuestFault) return undefined;
       throw thrown;
