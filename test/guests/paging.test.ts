@@ -714,3 +714,19 @@ test("64-bit mode: 32-bit addresses are cut before the base is added (SDM 1, 3.3
   });
   assert.deepEqual([regs.rcx, regs.rdx], [0x11111111n, 0x11111111n]);
 });
+
+test("the host's look at an address has no side effects and asks for no rights (Vcpu.translate)", () => {
+  const { env } = run({
+    mode: "long",
+    code: assembler("long").done(),
+    sregs: withSmap,
+    memory: (e) => {
+      smapMemory(e);
+      e.page(PAGE, BigInt(ONE) | P | U);
+      e.page(PAGE + 0x1000, 0n);
+    },
+  });
+  assert.equal(provider.vcpu.translate(BigInt(PAGE + 0x123)), ONE + 0x123);
+  assert.equal(provider.vcpu.translate(BigInt(PAGE + 0x1000)), undefined);
+  assert.equal(flagsOf(env, At.PT + 8 * (PAGE >>> 12)), 0n);
+});

@@ -279,6 +279,8 @@ export const AccessKind = {
   FETCH: 1 << 4,
   /** By the processor itself (descriptor tables, TSS): supervisor whatever CPL is, SMAP whatever AC is. */
   IMPLICIT: 1 << 8,
+  /** By nobody: only where a page is, whatever rights say, and nothing is marked. */
+  PEEK: 1 << 10,
   /** Through SS: a non-canonical address is #SS and not #GP. */
   STACK: 1 << 9,
 } as const;

@@ -464,6 +464,9 @@ export class SoftVcpu implements Vcpu {
     const next = (s.rip & ~0xfffn) + BigInt(PAGE);
     if (s.codeMode !== CodeMode.LONG64) return this.#step(parts);
     try {
+      // Faults of the fetch come first: #GP of 15 bytes in this page before what the next may raise. It decodes, too.
+      this.#fetch(parts);
+      if (decoder.handler === Special.UNDEFINED) return this.#step(parts);
       const kind = AccessKind.FETCH | access.userKind;
       const page = Math.floor(access.physical(s.rip, kind) / PAGE);
       const nextPage = Math.floor(access.physical(next, kind) / PAGE);
@@ -471,9 +474,6 @@ export class SoftVcpu implements Vcpu {
       if (access.linear(nextPage * PAGE) < 0) return this.#step(parts);
       const codePage = cache.codePage(nextPage, s.codeMode);
       this.#fillFtlb(next, codePage, flags);
-      // Fetching may fault; then there is nothing to keep. It decodes to the decoder's fields.
-      this.#fetch(parts);
-      if (decoder.handler === Special.UNDEFINED) return this.#step(parts);
       const offset = Number(s.rip & 0xfffn);
       if (!cache.writeCrossing(page, offset, nextPage, s.codeMode)) return this.#step(parts);
       return undefined;
@@ -703,13 +703,17 @@ export class SoftVcpu implements Vcpu {
     }
     if ((s.eflags & Eflags.IF) === 0) return;
     if (s.rip === s.stiRip) {
-      // STI was the instruction before: one more is run first (SDM vol. 2, STI).
-      s.stiRip = registers.NO_RIP;
-      s.shadow = Shadow.STI;
+      this.#holdAfterSti();
       return;
     }
     const vector = this.#irqchip.acknowledge(this.id);
     if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+  }
+
+  /** STI was the instruction before: one more is run before interrupts and NMIs (SDM vol. 2, STI). */
+  #holdAfterSti(): void {
+    this.#s.stiRip = registers.NO_RIP;
+    this.#s.shadow = Shadow.STI;
   }
 
   /** Whether `kick` was called; other requests stay. */
@@ -739,13 +743,14 @@ export class SoftVcpu implements Vcpu {
   #serveRequests(): boolean {
     const s = this.#s;
     const index = (s.address + O.requests) >>> 2;
-    const requests = Atomics.exchange(this.#memory.i32, index, 0);
+    let requests = Atomics.exchange(this.#memory.i32, index, 0);
     const { cache, wasm, msrs } = this.#run;
     if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
     if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
     if ((requests & Request.INIT) !== 0) {
       this.#irqchip.resetVcpu(this.id);
       registers.resetAfterInit(s);
+      requests &= ~Request.NMI;
       msrs.s.mpState = this.id === 0 ? MpState.RUNNABLE : MpState.INIT_RECEIVED;
       wasm.flushTlb(s.address);
       updateMode(s, this.#memory);
@@ -758,7 +763,10 @@ export class SoftVcpu implements Vcpu {
       s.mpState = MpState.RUNNABLE;
     }
     if ((requests & Request.NMI) !== 0) {
-      if (s.nmiMasked !== 0 || s.shadow !== 0) Atomics.or(this.#memory.i32, index, Request.NMI);
+      if (s.rip === s.stiRip) this.#holdAfterSti();
+      // Until a start-up IPI has come, an NMI waits (SDM vol. 3A, 9.4.3).
+      const started = s.mpState === MpState.RUNNABLE || s.mpState === MpState.HALTED;
+      if (!started || s.nmiMasked !== 0 || s.shadow !== 0) Atomics.or(this.#memory.i32, index, Request.NMI);
       else {
         s.nmiMasked = 1;
         this.#deliverEvent(Vector.NMI, EventKind.EXTERNAL);
@@ -914,7 +922,7 @@ export class SoftVcpu implements Vcpu {
   }
   translate(linear: bigint): number | undefined {
     try {
-      return this.#run.access.physical(linear, AccessKind.IMPLICIT);
+      return this.#run.access.physical(linear, AccessKind.PEEK);
     } catch (thrown) {
       if (thrown instanceof GuestFault) return undefined;
       throw thrown;

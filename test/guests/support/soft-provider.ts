@@ -13,6 +13,10 @@ import type { Provider } from "./machine.js";
 /** A guest that runs longer than this hangs. */
 const LIMIT_MILLISECONDS = 3000;
 
+/** NLKT_GUESTS_TIER: run the guests on this tier alone, as `npm run fuzz:isa` does with NLKT_FUZZ_TIER. */
+const TIERS = ["auto", "hot", "cold"] as const;
+const tier = TIERS.find((name) => name === process.env.NLKT_GUESTS_TIER) ?? "auto";
+
 /** Words of the watchdog's own memory. */
 const Watch = { BEATS: 0, RUNNING: 1, STOP: 2 } as const;
 
@@ -29,9 +33,11 @@ for (;;) {
   const how = Atomics.wait(words, 0, seen, w.limit);
   if (Atomics.load(words, 2) !== 0) break;
   if (how === "timed-out" && Atomics.load(words, 0) === seen && Atomics.load(words, 1) !== 0) {
-    Atomics.or(memory, w.requests >>> 2, w.kick);
-    Atomics.or(memory, w.poll >>> 2, w.request);
-    Atomics.notify(memory, w.poll >>> 2);
+    for (const vcpu of w.vcpus) {
+      Atomics.or(memory, vcpu.requests >>> 2, w.kick);
+      Atomics.or(memory, vcpu.poll >>> 2, w.request);
+      Atomics.notify(memory, vcpu.poll >>> 2);
+    }
   }
 }
 `;
@@ -59,18 +65,19 @@ export function softProvider(cpus = 1): SoftProvider {
     logDirty: false,
   };
   const memory = new GuestMemory(shared, [slot]);
-  const vm = createSoftVm(shared, allocator, memory, timers, clock, { cpus, create: true });
+  const vm = createSoftVm(shared, allocator, memory, timers, clock, { cpus, create: true, tier });
   vm.setMemorySlot(slot);
   const words = new Int32Array(new SharedArrayBuffer(12));
-  const { address } = vm.places[0].state;
   const worker = new Worker(WATCHDOG, {
     eval: true,
     workerData: {
       words: words.buffer,
       memory: shared.memory,
       limit: LIMIT_MILLISECONDS,
-      requests: address + VCPU_STATE.offset.requests,
-      poll: address + VCPU_STATE.offset.poll,
+      vcpus: vm.places.map(({ state }) => ({
+        requests: state.address + VCPU_STATE.offset.requests,
+        poll: state.address + VCPU_STATE.offset.poll,
+      })),
       kick: Request.KICK,
       request: Poll.REQUEST,
     },

@@ -52,6 +52,9 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
     f.return(load32(load32(cpu, O.physMap).add(page.toI32().shl(2))));
   });
 
+  /** Whether an entry on the way has to be marked accessed. */
+  const needsMark = (access: I32, unmarked: I32) => unmarked.and(access.and(AccessKind.PEEK).eqz());
+
   /** Finish a walk at a leaf: permissions, accessed and dirty bits, result. */
   interface Leaf {
     us: I32;
@@ -77,6 +80,10 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
     );
   };
   const finish = (f: FunctionBuilder, cpu: I32, access: I32, error: I32, leaf: Leaf) => {
+    f.if(access.and(AccessKind.PEEK), () => {
+      f.store64(cpu, leaf.physical, O.walkPhysical);
+      f.return(I32.const(0));
+    });
     const user = access.and(AccessKind.USER);
     const write = f.let(access.and(AccessKind.WRITE));
     const fetch = f.let(access.and(AccessKind.FETCH));
@@ -156,7 +163,7 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
           large: I32.const(1),
         });
       });
-      f.if(pde.and(Pte.A).eqz(), () =>
+      f.if(needsMark(access, pde.and(Pte.A).eqz()), () =>
         f.brIf(retry, (atomicCmpxchg(4, pdeAt, pde, pde.or(Pte.A)) as I32).ne(pde)),
       );
       const [pteAt, pte] = readEntry(pde.and(~0xfff), va.shrU(12).and(0x3ff));
@@ -252,7 +259,7 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
             large,
           });
         });
-        f.if(entry.and(Pte.A).eqz(), () =>
+        f.if(needsMark(access, entry.and(Pte.A).eqz()), () =>
           f.brIf(retry, (atomicCmpxchg(8, at, entry, entry.or(Pte.A)) as I64).ne(entry)),
         );
         f.set(table, entry.and(I64.const(ADDRESS_MASK)));
