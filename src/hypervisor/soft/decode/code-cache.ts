@@ -42,7 +42,7 @@ export class CodeCache {
 
   /**
    * `start` to `end`: the part of linear memory that holds it all. `onFlush` is called when every code page is gone,
-   * `onCodePage` when a page gets its first decoded code.
+   * `onCodePage` when a page is about to get its first decoded code.
    */
   constructor(
     readonly memory: SharedMemory,
@@ -69,7 +69,9 @@ export class CodeCache {
     return (this.physMap >>> 2) + page;
   }
 
-  #mark(page: number): void {
+  /** Before bytes of the page are decoded: from now on writes to it are told to `written`. */
+  #watch(page: number, code: PageCode): void {
+    if (code.runs.length !== 0) return;
     const { u32 } = this.memory;
     const index = this.#mapIndex(page);
     Atomics.or(u32, index, PhysFlag.CODE);
@@ -93,8 +95,8 @@ export class CodeCache {
     if (code === undefined) {
       code = { codePages: [0, 0, 0], runs: [], crossings: [], chunks: new Uint8Array(PAGE >> CHUNK_SHIFT) };
       this.#pages.set(page, code);
-      this.#mark(page);
     }
+    this.#watch(page, code);
     let at = code.codePages[mode];
     if (at === 0) {
       at = this.#allocate(CodePage.size);
@@ -115,6 +117,7 @@ export class CodeCache {
     }
     const { u8, u32 } = this.memory;
     const code = this.#pages.get(page) as PageCode;
+    this.#watch(page, code);
     const index = (code.codePages[mode] + CodePage.index) >>> 2;
     const linear = (u32[this.#mapIndex(page)] & ~0xfff) >>> 0;
     const start = this.#next;
@@ -325,7 +328,7 @@ export class CodeCache {
     const last = Math.min(offset + length, PAGE) - 1;
     for (let chunk = offset >> CHUNK_SHIFT; chunk <= last >> CHUNK_SHIFT; chunk++) {
       if (code.chunks[chunk] !== 0) {
-        this.#invalidate(code);
+        this.#invalidate(page, code);
         this.onInvalidate(page);
         return true;
       }
@@ -333,7 +336,8 @@ export class CodeCache {
     return false;
   }
 
-  #invalidate(code: PageCode): void {
+  /** The page is watched no longer, until code is decoded there again: else what once held code would be slow for ever. */
+  #invalidate(page: number, code: PageCode): void {
     const { u8, u32 } = this.memory;
     this.invalidations++;
     for (let k = 0; k < code.runs.length; k += 2) {
@@ -345,7 +349,8 @@ export class CodeCache {
     code.crossings.length = 0;
     code.chunks.fill(0);
     for (const at of code.codePages) if (at !== 0) u8.fill(0, at, at + CodePage.size);
-    // The code pages stay in the fetch TLB, empty; the page is watched until the next flush.
+    // The code pages stay in the fetch TLB, empty.
+    this.#unmark(page);
   }
 
   get bytesUsed(): number {
