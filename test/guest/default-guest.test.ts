@@ -47,7 +47,7 @@ test("a command that a signal ends gives 128 + the signal", (t) => {
 test("the shell takes typed commands, and poweroff ends with 0", (t) => {
   if (missing !== undefined) return t.skip(missing);
   const { status, stdout } = run(["-m", "128"], "echo result $((6 * 7))\npoweroff -f\n");
-  assert.match(stdout, /^result 42\r?$/m);
+  assert.match(stdout, /result 42\r?$/m);
   assert.equal(status, 0);
 });
 

@@ -11,6 +11,7 @@ const AF = 0x010;
 const ZF = 0x040;
 const SF = 0x080;
 const OF = 0x800;
+const RF = 0x10000;
 export const ARITHMETIC_FLAGS = CF | PF | AF | ZF | SF | OF;
 
 /** Condition code bits of the x87 status word (SDM vol. 1, 8.1.3.1). */
@@ -51,6 +52,8 @@ const FLAGS: readonly (readonly [RegExp, number])[] = [
   [/^AA[AS]$/, OF | SF | ZF | PF],
   [/^AA[MD]$/, OF | AF | CF],
   [/^DA[AS]$/, OF],
+  // The image that a trap between two elements pushes: Intel's processors set RF, AMD's do not (SDM vol. 3B, 18.3.1.1).
+  [/^(MOVS|STOS|LODS|CMPS|SCAS|INS|OUTS)$/, RF],
 ];
 
 /** The count of a shift or rotate as the processor masks it. */
