@@ -33,11 +33,6 @@ const OTHER_BYTES = 64 << 10;
 const IDENTITY_MAP_ADDRESS = 0xfffbc000;
 const TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE;
 
-/** MSI data: delivery mode NMI (SDM vol. 3A, 11.11.2); MSI address: physical destination. */
-const MSI_NMI = 4 << 8;
-const MSI_BASE = 0xfee00000n;
-const MSI_DESTINATION_SHIFT = 12n;
-
 export interface KvmVmOptions {
   readonly cpus: number;
   /** True in the thread that makes the machine. */
@@ -257,11 +252,6 @@ export class KvmVm implements Vm, VcpuHost {
   signalMsi({ address, data }: Msi): void {
     const argument = abi.kvm_msi.encode({ ...msiAddress(address), data });
     ioctlPointer(this.#state.vm, Ioctl.KVM_SIGNAL_MSI, argument, "KVM_SIGNAL_MSI");
-  }
-
-  signalNmi(id: number): void {
-    const low = MSI_BASE | (BigInt(id & 0xff) << MSI_DESTINATION_SHIFT);
-    this.signalMsi({ address: low | (BigInt(id & ~0xff) << 32n), data: MSI_NMI });
   }
 
   /** A write to eventfd `fd` raises `gsi` like an edge. KVM_IRQFD. */

@@ -34,6 +34,8 @@ export const KVM_VCPU = new Layout("kvm-vcpu", {
   tid: "i32",
   /** `kick` was called since the last INTR. */
   kicked: "u32",
+  /** An NMI is to be queued by the thread that runs the vCPU. */
+  nmi: "u32",
   /** `Pending`: what the last exit left to be done. */
   pending: "u32",
   /** Instructions that KVM could not emulate and the software CPU did. */

@@ -64,8 +64,6 @@ export interface VcpuHost {
   readonly mappingSize: number;
   /** Bytes of a vCPU's XSAVE area. */
   readonly xsaveSize: number;
-  /** Raise an NMI of vCPU `id` without waiting for its thread. */
-  signalNmi(id: number): void;
 }
 
 /** Goes on where KVM's own instruction emulator gave up (emulation-step.ts). */
@@ -84,6 +82,7 @@ export class KvmVcpu implements Vcpu {
   readonly #fd: number;
   readonly #words: Int32Array;
   readonly #kicked: number;
+  readonly #nmi: number;
   readonly #tid: number;
   readonly #pending: number;
   /** This thread runs the vCPU. */
@@ -101,6 +100,7 @@ export class KvmVcpu implements Vcpu {
     this.exit = new KvmExit(memoryAt(state.mapping, vm.mappingSize));
     this.#words = vm.memory.i32;
     this.#kicked = (state.address + KVM_VCPU.offset.kicked) >>> 2;
+    this.#nmi = (state.address + KVM_VCPU.offset.nmi) >>> 2;
     this.#tid = (state.address + KVM_VCPU.offset.tid) >>> 2;
     this.#pending = (state.address + KVM_VCPU.offset.pending) >>> 2;
   }
@@ -149,11 +149,12 @@ export class KvmVcpu implements Vcpu {
     return reason;
   }
 
-  /** KVM_RUN was interrupted; whether by `kick`. */
+  /** KVM_RUN was interrupted; true where `kick` did it. */
   #interrupted(): boolean {
     // In this order: whoever kicks from here on makes the next KVM_RUN return.
     this.exit.immediateExit = false;
     while (takeSignal(SIGURG));
+    if (Atomics.exchange(this.#words, this.#nmi, 0) !== 0) this.#queueNmi();
     return Atomics.exchange(this.#words, this.#kicked, 0) !== 0;
   }
 
@@ -185,16 +186,27 @@ export class KvmVcpu implements Vcpu {
 
   kick(): void {
     Atomics.store(this.#words, this.#kicked, 1);
+    this.#interrupt();
+  }
+
+  /** Make the current or the next KVM_RUN return. */
+  #interrupt(): void {
     this.exit.immediateExit = true;
     const tid = Atomics.load(this.#words, this.#tid);
     if (tid !== 0) signalThread(tid, SIGURG);
   }
 
   nmi(): void {
-    // The vCPU's own ioctl waits for KVM_RUN to end.
-    if (this.#entered || Atomics.load(this.#words, this.#tid) === 0) {
-      ioctl(this.#fd, Ioctl.KVM_NMI, 0, "KVM_NMI");
-    } else this.vm.signalNmi(this.id);
+    if (this.#entered || Atomics.load(this.#words, this.#tid) === 0) this.#queueNmi();
+    else {
+      // The ioctl would wait for KVM_RUN to end: the vCPU's own thread makes it.
+      Atomics.store(this.#words, this.#nmi, 1);
+      this.#interrupt();
+    }
+  }
+
+  #queueNmi(): void {
+    ioctl(this.#fd, Ioctl.KVM_NMI, 0, "KVM_NMI");
   }
 
   /** Finish the instruction of the last exit: only then its registers are whole (api.rst, 5, KVM_EXIT_MMIO). */
@@ -204,7 +216,8 @@ export class KvmVcpu implements Vcpu {
     exit.immediateExit = true;
     const again = rawIoctl(this.#fd, KVM_RUN, 0) === 0;
     exit.immediateExit = false;
-    if (Atomics.load(this.#words, this.#kicked) !== 0) exit.immediateExit = true;
+    const asked = Atomics.load(this.#words, this.#kicked) | Atomics.load(this.#words, this.#nmi);
+    if (asked !== 0) exit.immediateExit = true;
     this.#words[this.#pending] = again ? Pending.EXIT : Pending.NONE;
   }
 

@@ -3,7 +3,7 @@ import type { SharedMemory } from "../../../memory/shared-memory.js";
 import type { StateAllocator } from "../../../memory/state-allocator.js";
 import type { CpuidEntry } from "../../seam.js";
 
-const MAX_ENTRIES = 128;
+const MAX_ENTRIES = 256;
 /** Words of an entry: function, index, whether the index counts, EAX, EBX, ECX, EDX, and one unused. */
 const ENTRY_WORDS = 8;
 
@@ -21,7 +21,7 @@ export class CpuidTable {
     this.#words = memory.u32.subarray(address >>> 2, (address >>> 2) + words);
   }
 
-  /** Replaces all leaves. Throws `RangeError` for more than 128. */
+  /** Replaces all leaves. Throws `RangeError` for more than 256. */
   set(entries: readonly CpuidEntry[]): void {
     if (entries.length > MAX_ENTRIES) throw new RangeError(`more than ${MAX_ENTRIES} CPUID leaves`);
     entries.forEach((e, i) => {

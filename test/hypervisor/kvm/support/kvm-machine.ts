@@ -1,5 +1,4 @@
 /** A KVM VM with RAM and nothing else, for tests of the provider. */
-import { hardwareVirtualization } from "../../../../src/hypervisor/kvm/host-cpu.js";
 import { createKvmVm, type KvmVm, kvmArenaBytes } from "../../../../src/hypervisor/kvm/provider.js";
 import type { KvmVcpu } from "../../../../src/hypervisor/kvm/vcpu.js";
 import type { Regs } from "../../../../src/hypervisor/seam.js";
@@ -14,12 +13,6 @@ export const DEVICE = "/dev/kvm";
 
 /** Why there is nothing to test with, or false. */
 export const noKvm: string | false = (await kvmProblem(DEVICE)) ?? false;
-
-/** Why what needs the real thing is not tested, or false. */
-export const noRealModeInterrupts: string | false =
-  noKvm ||
-  (hardwareVirtualization() === undefined &&
-    "KVM without hardware virtualization delivers no interrupts of the 8259s and no NMIs");
 
 export const RAM_BYTES = 1 << 20;
 /** Where guests' code starts. */
