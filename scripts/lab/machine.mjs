@@ -82,8 +82,7 @@ async function prepare(progress) {
     archive.file("init", INIT, 0o755);
     for (const file of readdirSync(temporary, { recursive: true })) {
       const name = path.basename(file);
-      if (name.endsWith(".ko"))
-        archive.file(`modules/${name}`, readFileSync(path.join(temporary, file)));
+      if (name.endsWith(".ko")) archive.file(`modules/${name}`, readFileSync(path.join(temporary, file)));
     }
     for (const entry of readdirSync(temporary)) rmSync(path.join(temporary, entry), { recursive: true });
     writeFileSync(path.join(temporary, "initramfs.cpio"), archive.toBytes());
@@ -95,7 +94,10 @@ async function prepare(progress) {
  * Run the shell commands of `command` in the lab; resolves to their status, or to undefined where the lab came to another end. Each
  * line that is printed there goes to `onLine`.
  */
-export async function runInLab(command, { onLine = console.log, progress = console.error, seconds = 600 } = {}) {
+export async function runInLab(
+  command,
+  { onLine = console.log, progress = console.error, seconds = 600 } = {},
+) {
   const { kernel, initramfs } = await prepare(progress);
   const job = mkdtempSync(path.join(tmpdir(), "nlkt-lab-"));
   writeFileSync(path.join(job, "command"), command);
@@ -106,7 +108,16 @@ export async function runInLab(command, { onLine = console.log, progress = conso
   const qemu = spawn(
     "qemu-system-x86_64",
     [
-      ...["-accel", process.env.LAB_ACCEL ?? "tcg,thread=multi", "-cpu", "max,+svm", "-smp", process.env.LAB_CPUS ?? `${CPUS}`, "-m", `${MEMORY_MIB}`],
+      ...[
+        "-accel",
+        process.env.LAB_ACCEL ?? "tcg,thread=multi",
+        "-cpu",
+        "max,+svm",
+        "-smp",
+        process.env.LAB_CPUS ?? `${CPUS}`,
+        "-m",
+        `${MEMORY_MIB}`,
+      ],
       ...["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"],
       ...["-kernel", kernel, "-initrd", initramfs, "-append", COMMAND_LINE],
       ...share("host", "/", ",readonly=on"),
