@@ -6,6 +6,8 @@ import { kernelCommandLine } from "../src/boot/command-line.js";
 const NLKT = fileURLToPath(new URL("../../bin/nlkt.js", import.meta.url));
 const QEMU = "qemu-system-x86_64";
 const MEMORY_MIB = 512;
+/** Many times what any run takes. */
+const TIMEOUT_SECONDS = 180;
 
 export type Start = (kernel: string, initrd: string) => Guest;
 
@@ -48,7 +50,6 @@ export function qemuVersion(): string | undefined {
 export class Guest {
   readonly #child: ChildProcess;
   readonly #started = performance.now();
-  readonly #command: string;
   #output = "";
   stderr = "";
   /** Resolves to the seconds from the start to the end of the process. Rejects where it failed. */
@@ -56,7 +57,6 @@ export class Guest {
   #wake: () => void = () => {};
 
   constructor(command: string, args: readonly string[]) {
-    this.#command = command;
     this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
     this.#child.stdin!.on("error", () => {});
     this.#child.stdout!.setEncoding("latin1").on("data", (text: string) => {
@@ -68,10 +68,12 @@ export class Guest {
     });
     this.ended = new Promise((resolve, reject) => {
       this.#child.on("error", reject);
+      const timer = setTimeout(() => this.#child.kill("SIGTERM"), TIMEOUT_SECONDS * 1000);
       this.#child.on("close", (code, signal) => {
+        clearTimeout(timer);
         this.#wake();
         if (code === 0 || signal === "SIGKILL") resolve((performance.now() - this.#started) / 1000);
-        else reject(new Error(`${command} ended with ${code ?? signal}: ${this.#output}${this.stderr}`));
+        else reject(this.#failure(`ended with ${code ?? signal}`));
       });
     });
     this.ended.catch(() => {});
@@ -84,13 +86,19 @@ export class Guest {
   /** Resolves to the time, in seconds since the start, at which `text` had been printed. */
   async printed(text: string): Promise<number> {
     while (!this.#output.includes(text)) {
-      if (this.#child.exitCode !== null)
-        throw new Error(`${this.#command} did not print ${text}: ${this.#output}`);
+      const { exitCode, signalCode } = this.#child;
+      if (exitCode !== null || signalCode !== null) throw this.#failure(`did not print ${text}`);
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });
     }
     return (performance.now() - this.#started) / 1000;
+  }
+
+  #failure(what: string): Error {
+    return new Error(
+      `${what}; its last words: ${JSON.stringify(`${this.#output}${this.stderr}`.slice(-300))}`,
+    );
   }
 
   /** End it; it is idle and has nothing to lose. */

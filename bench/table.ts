@@ -1,11 +1,14 @@
 /** The table of `npm run bench`. */
 import type { HostMachine } from "./machine.js";
 
+/** The side that the others are compared with. */
+export const QEMU_SIDE = "QEMU TCG";
+
 export interface Result {
   readonly name: string;
   readonly unit: string;
-  readonly nlkt: number[];
-  readonly qemu: number[];
+  /** By side. */
+  readonly samples: Map<string, number[]>;
 }
 
 export interface Statistics {
@@ -25,26 +28,31 @@ export function statistics(values: readonly number[]): Statistics | undefined {
 
 export function printTable(
   machine: HostMachine,
-  tier: string,
+  sides: readonly string[],
   runs: number,
   results: readonly Result[],
 ): void {
   const { cpu, cores, memoryGiB, os, kernel, node, qemu, load } = machine;
   console.log(`${cpu}, ${cores} ${cores === 1 ? "core" : "cores"}, ${memoryGiB} GiB; ${os}, Linux ${kernel}`);
-  console.log(`Node ${node}; ${qemu === undefined ? "no QEMU here: its column is empty" : `QEMU ${qemu}`}`);
+  console.log(
+    `Node ${node}; ${qemu === undefined ? "no QEMU here, nothing to compare with" : `QEMU ${qemu}`}`,
+  );
   if (load > cores / 4) {
     console.log(
       `The machine was not idle (load ${load}): the times are too long, and not to be compared with others.`,
     );
   }
   console.log(`\n${runs === 1 ? "One run" : `Medians of ${runs} runs, and the shortest and longest`}.\n`);
-  const rows = results.map(({ name, unit, ...sides }) => {
-    const [nlkt, peer] = [statistics(sides.nlkt), statistics(sides.qemu)];
-    const ratio =
-      nlkt !== undefined && peer !== undefined && peer.median > 0 ? nlkt.median / peer.median : undefined;
-    return [`${name}, ${unit}`, cell(nlkt), cell(peer), ratio === undefined ? "" : ratio.toFixed(2)];
+  const own = sides.filter((side) => side !== QEMU_SIDE);
+  const rows = results.map(({ name, unit, samples }) => {
+    const found = sides.map((side) => statistics(samples.get(side) ?? []));
+    const peer = statistics(samples.get(QEMU_SIDE) ?? [])?.median;
+    const ratios = own.map((_, index) =>
+      peer && found[index] ? (found[index].median / peer).toFixed(2) : "-",
+    );
+    return [`${name}, ${unit}`, ...found.map(cell), peer ? ratios.join(", ") : ""];
   });
-  const table = [["", `NLKT (${tier})`, "QEMU (TCG)", "ratio"], ...rows];
+  const table = [["", ...sides, "ratio"], ...rows];
   const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
   for (const row of table) {
     const cells = row.map((text, column) =>
@@ -52,11 +60,11 @@ export function printTable(
     );
     console.log(cells.join("  ").trimEnd());
   }
-  console.log("\nA ratio below 1: NLKT is faster.");
+  if (qemu !== undefined) console.log(`\nRatio: ${own.join(", ")} to ${QEMU_SIDE}; below 1 NLKT is faster.`);
 }
 
 function cell(values: Statistics | undefined): string {
-  if (values === undefined) return "";
+  if (values === undefined) return "-";
   const { median, min, max } = values;
   return min === max ? digits(median) : `${digits(median)} (${digits(min)}–${digits(max)})`;
 }
