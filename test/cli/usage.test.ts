@@ -43,11 +43,6 @@ const FAILURES: readonly (readonly [what: string, args: readonly string[], line:
   ["kernel that is a directory", ["run", "-k", "/"], "nlkt: kernel /: is a directory\n"],
   ["too little memory", ["run", "-m", "1"], "nlkt: --mem: 1 MiB is too small: at least 4 MiB\n"],
   ["too much memory", ["run", "-m", "64G"], /^nlkt: --mem: 65536 MiB is too large: at most \d+ MiB\n$/],
-  [
-    "KVM that is not there",
-    ["run", "--accel", "kvm", "--dev", "/nonexistent"],
-    /^nlkt: .*\/nonexistent.*\n$/,
-  ],
   ["nothing to boot", ["run", "--nodefaults"], /^nlkt: no kernel: .*\n$/],
   [
     "kernel rm of one that is not there",

@@ -103,7 +103,7 @@ function openNode(path: string): number {
   }
 }
 
-function openMessage(path: string, { errno, message }: HostError): string {
+export function openMessage(path: string, { errno, message }: HostError): string {
   switch (errno) {
     case Errno.ENOENT:
     case Errno.ENODEV:
