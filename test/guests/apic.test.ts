@@ -4,9 +4,9 @@ import { after, test } from "node:test";
 import type { Asm } from "./support/asm.js";
 import { At, Pte } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const { vcpu } = provider;
 const run = (image: GuestImage) => runGuest(provider, image);

@@ -12,9 +12,9 @@ import {
   Type,
 } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const run = (image: GuestImage) => runGuest(provider, image);
 

@@ -4,9 +4,9 @@ import { after, test } from "node:test";
 import { Asm } from "./support/asm.js";
 import { At, descriptor, type Environment, Sel, Type } from "./support/environment.js";
 import { assembler, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const run = (image: GuestImage) => runGuest(provider, image);
 

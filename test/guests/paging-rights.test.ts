@@ -10,9 +10,9 @@ import { DONE_PORT, FAULT_PORT } from "./support/asm.js";
 import { At, Environment, HANDLER_BYTES, isLong, type Mode, Pte, Sel } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
 import { type Access, type PagingControl, pageFault, type Step } from "./support/paging-model.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 
 const PF = 14;

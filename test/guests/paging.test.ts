@@ -5,9 +5,9 @@ import { gpa } from "../../src/memory/guest-memory.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, Pte, Sel, Type } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const run = (image: GuestImage) => runGuest(provider, image);
 

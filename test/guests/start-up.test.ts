@@ -6,9 +6,9 @@ import { gpa } from "../../src/memory/guest-memory.js";
 import { type Asm, DONE_PORT } from "./support/asm.js";
 import { At } from "./support/environment.js";
 import { assembler, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider(2);
+const provider = guestProvider(2);
 after(() => provider.close());
 const { vm, memory, vcpu: first } = provider;
 const second = vm.vcpu(1);

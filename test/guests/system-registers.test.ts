@@ -4,9 +4,9 @@ import { after, test } from "node:test";
 import type { Asm } from "./support/asm.js";
 import { At, Sel } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const run = (image: GuestImage) => runGuest(provider, image);
 const [UD, NM, GP, MF, AC, XM] = [6, 7, 13, 16, 17, 19];

@@ -5,9 +5,9 @@ import { MpState } from "../../src/hypervisor/seam.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, HANDLER_BYTES, Sel } from "./support/environment.js";
 import { assembler, type Fault, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { softProvider } from "./support/soft-provider.js";
+import { guestProvider } from "./support/provider.js";
 
-const provider = softProvider();
+const provider = guestProvider();
 after(() => provider.close());
 const { vcpu } = provider;
 const run = (image: GuestImage) => runGuest(provider, image);
