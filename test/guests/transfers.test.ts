@@ -2,7 +2,15 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import type { Asm } from "./support/asm.js";
-import { At, type DescriptorFields, type Environment, isLong, Sel, Type } from "./support/environment.js";
+import {
+  At,
+  type DescriptorFields,
+  type Environment,
+  gate,
+  isLong,
+  Sel,
+  Type,
+} from "./support/environment.js";
 import { assembler, Flag, type GuestImage, type GuestResult, runGuest } from "./support/machine.js";
 import { guestProvider } from "./support/provider.js";
 
@@ -707,4 +715,18 @@ test("64-bit mode: FS and GS that IRET makes null keep their bases (SDM 2, IRET;
   );
   assert.equal(sregs.gs.selector, 0);
   assert.equal(sregs.gs.base, 0x12345678n);
+});
+
+test("IA-32e mode: a call gate in the LDT has to lie there whole (SDM 3A, 5.8.3.1)", () => {
+  const result = run({
+    mode: "long",
+    code: far("long", 5),
+    memory: (e) => {
+      target(e);
+      pointer(0xfc)(e);
+      // The last 8 bytes of the LDT
+      e.descriptor(0xfc, gate({ selector: Sel.CODE64, offset: TARGET, type: Type.CALL_GATE })[0]);
+    },
+  });
+  assert.deepEqual(outcome(result), [GP, 0xfc]);
 });

@@ -237,9 +237,11 @@ export class Segments {
     return base;
   }
 
-  /** #GP(selector) where the second half of a 16-byte descriptor lies beyond the GDT, or has type bits set. */
+  /** #GP(selector) where the second half of a 16-byte descriptor lies beyond its table, or has type bits set. */
   checkUpperHalf(selector: number, descriptor: Descriptor): void {
-    const outside = (selector & 0xfff8) + 15 > this.s.gdtrLimit;
+    const { s } = this;
+    const limit = (selector & 4) !== 0 ? s.segLimit[Seg.LDTR] : s.gdtrLimit;
+    const outside = (selector & 0xfff8) + 15 > limit;
     if (outside || (this.access.read32(descriptor.address + 12n, AccessKind.IMPLICIT) & UPPER_TYPE) !== 0)
       throw gp(selector & 0xfffc);
   }
