@@ -27,7 +27,7 @@ export const BUILDS = {
   "fenv-32": { sources: ["fenv.c"], command: "gcc -m32 -O2 -w -frounding-math -msse2 fenv.c -lm" },
   "simd-32": { sources: ["simd.c"], command: "gcc -m32 -O2 -msse4.2 -mpopcnt simd.c" },
   "integers-32": { sources: ["integers.c"], command: "gcc -m32 -O2 -fwrapv integers.c" },
-  "system-32": { sources: ["system.c"], command: "gcc -m32 -O2 -w system.c" },
+  "system-32": { sources: ["system.c"], command: "gcc -m32 -msse2 -O2 -w system.c" },
 } as const satisfies Record<string, { sources: readonly string[]; command: string }>;
 
 export type BuildName = keyof typeof BUILDS;

@@ -38,8 +38,10 @@ export const USERLANDS = {
     packages: [
       "bash",
       "bc",
+      "busybox-static",
       "coreutils",
       "dash",
+      "findutils",
       "gzip",
       "libc-bin",
       "mawk",

@@ -21,7 +21,7 @@ trap 'echo leaving' EXIT
 ( exit 7 ); echo "status $?"
 sh -c 'kill -SEGV $$' 2>/dev/null; echo "status $?"
 sh -c 'kill -9 $$' 2>/dev/null; echo "status $?"
-sleep 3 & pid=$!; kill $pid; wait $pid; echo "status $?"
+sleep 9 & pid=$!; sleep 0.5; kill $pid; wait $pid; echo "status $?"
 coproc cat; echo through a coprocess >&${COPROC[1]}; read -r line <&${COPROC[0]}; echo "$line"
 diff <(seq 1 10) <(seq 2 11)
 while read -r a b; do echo "$b $a"; done <<< $'1 one\n2 two'

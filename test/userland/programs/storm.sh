@@ -1,4 +1,5 @@
 # fork, exec, exit, signals and pipes, many of each.
+exec 2>/dev/null # dash tells of killed processes, or not, as it happens
 i=0; while [ $i -lt 150 ]; do /bin/true || echo failed; i=$((i+1)); done; echo "$i processes"
 i=0; n=0; while [ $i -lt 60 ]; do n=$((n + $(echo $i | cat | cat))); i=$((i+1)); done; echo "sum $n"
 seq 1 120 | xargs -P 8 -n 1 sh -c 'exit $(( $0 % 7 == 0 ))'; echo "xargs $?"

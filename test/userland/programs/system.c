@@ -66,7 +66,10 @@ static void faults(void) {
   volatile char sink;
   FAULT(sink = map[PAGE + 5]) FAULT(map[PAGE + 5] = 1) FAULT(sink = map[2 * PAGE + 7]) FAULT(*(volatile long *)(map + PAGE - 3) = 5)
   FAULT(*(volatile int *)(map + 2 * PAGE - 2) = 5) FAULT(memset(map + PAGE - 100, 2, 300)) FAULT(sink = *(volatile char *)0) FAULT(sink = *(volatile char *)NOT_CANONICAL)
-  FAULT(((void (*)(void))(map + 16))()) FAULT(__asm__ volatile("ud2")) FAULT(__asm__ volatile("hlt")) FAULT(__asm__ volatile("int3")) FAULT(__asm__ volatile("int $0x50"))
+#ifdef __x86_64__ // Linux for i386 has user memory executable, on PAE kernels too.
+  FAULT(((void (*)(void))(map + 16))())
+#endif
+  FAULT(__asm__ volatile("ud2")) FAULT(__asm__ volatile("hlt")) FAULT(__asm__ volatile("int3")) FAULT(__asm__ volatile("int $0x50"))
   FAULT(__asm__ volatile("mov %%cr3, " R(ax) ::: "eax")) FAULT(__asm__ volatile("in $0x60, %%al" ::: "eax")) FAULT(__asm__ volatile("cli")) FAULT(__asm__ volatile("lgdt (" R(sp) ")" ::: "memory"))
   FAULT(__asm__ volatile("wrmsr")) FAULT(__asm__ volatile("movaps 1(" R(sp) "), %%xmm0" ::: "xmm0")) FAULT(__asm__ volatile("mov %0, %%ds" ::"r"(0x1234))) FAULT(__asm__ volatile("lock; .byte 0x8b, 0x00"))
   FAULT(__asm__ volatile("mov $0, %%edx; mov $5, %%eax; xor %%ecx, %%ecx; div %%ecx" ::: "eax", "ecx", "edx")) FAULT(__asm__ volatile("pushf; orl $0x40000, (" R(sp) "); popf; mov 1(" R(sp) "), %%eax; pushf; andl $~0x40000, (" R(sp) "); popf" ::: "eax", "memory"))
