@@ -12,6 +12,7 @@ import { IrqChip } from "../soft/irqchip/irqchip.js";
 import { SoftVm } from "../soft/provider.js";
 import { Msr } from "../soft/system/msrs.js";
 import { PHYS_PAGES, VCPU_BYTES } from "../soft/vcpu-state.js";
+import { Kvm } from "./abi/constants.js";
 import * as abi from "./abi/structs.js";
 import { writeFpu } from "./fpu-image.js";
 import * as registers from "./registers.js";
@@ -116,33 +117,45 @@ export class EmulationStep implements EmulationFallback {
   }
 
   step(): ExitReason | undefined {
-    this.#before ??= this.#load();
+    const before = this.#before ?? this.#load();
+    const resumed = this.#before !== undefined;
+    this.#before = before;
     try {
-      for (;;) {
-        const reason = this.#soft.run();
-        switch (reason) {
-          case ExitReason.DEBUG:
-            this.#store(this.#before);
-            this.#before = undefined;
-            return undefined;
-          case ExitReason.INTR:
-            break;
-          case ExitReason.MMIO:
-            if (this.guestMemory.contains(this.exit.address, 1)) throw new NotHere();
-            return reason;
-          case ExitReason.IO:
-            return reason;
-          default:
-            this.#before = undefined;
-            return reason;
-        }
+      const reason = resumed && this.#answered() ? ExitReason.DEBUG : this.#soft.run();
+      switch (reason) {
+        case ExitReason.DEBUG:
+          return this.#done(before);
+        case ExitReason.MMIO:
+          if (this.guestMemory.contains(this.exit.address, 1)) throw new NotHere();
+          return reason;
+        case ExitReason.IO:
+          // A write asks for no answer: the instruction is over, or stands before its next element.
+          if (this.exit.isWrite) this.#done(before);
+          return reason;
+        default:
+          this.#before = undefined;
+          return reason;
       }
     } catch (error) {
       if (!(error instanceof NotHere)) throw error;
       this.#before = undefined;
-      this.exit.detail = 1;
+      this.exit.reason = ExitReason.INTERNAL_ERROR;
+      this.exit.detail = Kvm.KVM_INTERNAL_ERROR_EMULATION;
       return ExitReason.INTERNAL_ERROR;
     }
+  }
+
+  /** Take the machine's answer; whether that ended the instruction. */
+  #answered(): boolean {
+    // Reading the registers completes an IN.
+    this.#soft.getRegs();
+    const { ioPending, mmioCount } = this.#vm.places[0].state;
+    return ioPending === 0 && mmioCount === 0;
+  }
+
+  #done(before: Groups): undefined {
+    this.#before = undefined;
+    this.#store(before);
   }
 
   #load(): Groups {

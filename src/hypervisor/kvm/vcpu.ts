@@ -88,6 +88,8 @@ export class KvmVcpu implements Vcpu {
   /** This thread runs the vCPU. */
   #entered = false;
   #fallback: EmulationFallback | undefined;
+  /** Completing an instruction of the fallback made another exit, which `run` has to return. */
+  #queued = false;
 
   constructor(
     readonly vm: VcpuHost,
@@ -117,6 +119,10 @@ export class KvmVcpu implements Vcpu {
     const { exit } = this;
     const words = this.#words;
     if (words[this.#pending] === Pending.EXIT) return this.#returned();
+    if (this.#queued) {
+      this.#queued = false;
+      return exit.reason;
+    }
     if (this.#fallback?.active === true) {
       const reason = this.#goOn(this.#fallback);
       if (reason !== undefined) return reason;
@@ -211,6 +217,9 @@ export class KvmVcpu implements Vcpu {
 
   /** Finish the instruction of the last exit: only then its registers are whole (api.rst, 5, KVM_EXIT_MMIO). */
   #complete(): void {
+    if (this.#fallback?.active === true && !this.#queued) {
+      this.#queued = this.#goOn(this.#fallback) !== undefined;
+    }
     if (this.#words[this.#pending] !== Pending.ANSWER) return;
     const { exit } = this;
     exit.immediateExit = true;

@@ -272,6 +272,8 @@ export class SoftVcpu implements Vcpu {
       if (stepping) {
         const reason = this.#step(parts);
         if (reason !== undefined) return this.#leave(reason);
+        // The host's single step ends where an exception was delivered, too.
+        if (this.#debug.enable && this.#debug.singleStep) return this.#leave(this.#debugExit());
         continue;
       }
       // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
