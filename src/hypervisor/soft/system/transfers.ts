@@ -278,8 +278,8 @@ export class Transfers {
     if (isConforming(descriptor.high) ? dpl > rpl : dpl !== rpl) throw gp(error);
     this.#checkWidth(descriptor, selector);
     if (!isPresent(descriptor.high)) throw new GuestFault(Vector.NP, error);
+    const rip = this.#checkedRip(target, descriptor);
     if (rpl === s.cpl && !alwaysStack) {
-      const rip = this.#checkedRip(target, descriptor);
       this.#setCs(selector, descriptor, rpl);
       s.gpr[Gpr.RSP] = stack.pointer;
       s.rip = rip;
@@ -300,8 +300,6 @@ export class Transfers {
       if ((ss & 3) !== rpl || !writable || descriptorDpl(high) !== rpl) throw gp(ss & 0xfffc);
       if (!isPresent(high)) throw new GuestFault(Vector.SS, ss & 0xfffc);
     }
-    // Checked last (SDM vol. 2, RET, RETURN-TO-OUTER-PRIVILEGE-LEVEL).
-    const rip = this.#checkedRip(target, descriptor);
     this.#setCs(selector, descriptor, rpl);
     if (ssDescriptor === undefined) segments.setNull(Seg.SS, ss);
     else {
