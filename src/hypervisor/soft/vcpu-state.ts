@@ -262,7 +262,14 @@ export const HOT_COUNTERS_OFFSET = SCRATCH_RECORDS_OFFSET + SCRATCH_RECORDS * 32
 export const HOT_COUNTERS = 8192;
 /** A threshold that no counter reaches: the hot tier is off. */
 export const NEVER_HOT = 0x10000;
-export const VCPU_BYTES = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
+/**
+ * Code pages by guest-physical page, for refills of the fetch TLB: direct-mapped by page number. An entry's key is
+ * (page << 2 | CodeMode) + 1, 0 where it is empty.
+ */
+export const CODE_MAP_OFFSET = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
+export const CODE_MAP_ENTRIES = 4096;
+export const CodeMapEntry = { size: 8, key: 0, codePage: 4 } as const;
+export const VCPU_BYTES = CODE_MAP_OFFSET + CODE_MAP_ENTRIES * CodeMapEntry.size;
 
 /** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
 export const PHYS_PAGES = 2 << 20;

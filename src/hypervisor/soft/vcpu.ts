@@ -47,6 +47,7 @@ import { Segments } from "./system/segments.js";
 import { Transfers } from "./system/transfers.js";
 import {
   AccessKind,
+  CODE_MAP_OFFSET,
   CodeMode,
   CodePage,
   Counter,
@@ -181,6 +182,7 @@ export class SoftVcpu implements Vcpu {
       place.codeStart,
       place.codeEnd,
       s.physMap,
+      s.address + CODE_MAP_OFFSET,
       () => {
         wasm.flushTlb(s.address);
         hot?.flushed();

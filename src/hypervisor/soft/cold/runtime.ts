@@ -7,6 +7,9 @@ import { defineWalk, type WalkFunctions } from "../mmu/walk.js";
 import {
   Access,
   AccessKind,
+  CODE_MAP_ENTRIES,
+  CODE_MAP_OFFSET,
+  CodeMapEntry,
   CodeMode,
   CodePage,
   Counter,
@@ -32,6 +35,7 @@ import { I32, I64, load8U, load16U, load32, load32U64, load64, type ValType } fr
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
+const PAGE_SHIFT = 12;
 /** Bytes of the largest operand that is not a vector: an 80-bit number. */
 const LARGEST_OPERAND = 10;
 const MAX_INSTRUCTION_BYTES = 15;
@@ -77,6 +81,7 @@ export class Runtime {
   readonly slowProbeWrite: Slow;
   readonly segmentLinear: FuncRef<readonly ["i32", "i32", "i32", "i64", "i32"], "i64">;
   readonly #shared = new Map<string, FuncRef>();
+  readonly #refillFtlb: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
   readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
   readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
   readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
@@ -96,6 +101,7 @@ export class Runtime {
         f.store32(cpu, I32.const(Leave.FAULT), O.leave);
       },
     );
+    this.#refillFtlb = this.#defineRefillFtlb();
     this.lookup = this.#defineLookup();
     this.jump = this.#defineJump();
     this.branchSlow = this.#defineBranchSlow();
@@ -160,10 +166,32 @@ export class Runtime {
             .shl(Math.log2(Ftlb.size)),
         ),
       );
-      f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () => f.return(I32.const(0)));
+      f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () =>
+        f.if(f.call(this.#refillFtlb, cpu, linear.get, entry).eqz(), () => f.return(I32.const(0))),
+      );
       const offset = f.let(linear.get.toI32().and(0xfff));
       f.store64(cpu, rip.sub(offset.toI64U()), O.pageRip);
       f.return(load32(load32(entry, Ftlb.codePage).add(offset.shl(2)), CodePage.index));
+    });
+  }
+
+  /** (cpu, linear, fetch TLB entry) → 1 where the page has a code page, which is in the entry then; 0: for TypeScript. */
+  #defineRefillFtlb() {
+    return this.module.func("refillFtlb", ["i32", "i64", "i32"], "i32", (f, cpu, linear, entry) => {
+      const fail = () => f.return(I32.const(0));
+      const mode = f.let(load32(cpu, O.codeMode));
+      f.if(mode.eq(CodeMode.LONG64), () => f.if(linear.shl(16).shrS(16).ne(linear), fail));
+      const user = I32.const(AccessKind.USER).select(load32(cpu, O.cpl).eq(3), 0);
+      f.if(f.call(this.walks.walk, cpu, linear, user.or(AccessKind.FETCH)), fail);
+      const page = f.let(load64(cpu, O.walkPhysical).shrU(PAGE_SHIFT).toI32());
+      const at = f.let(
+        cpu.add(CODE_MAP_OFFSET).add(page.and(CODE_MAP_ENTRIES - 1).shl(Math.log2(CodeMapEntry.size))),
+      );
+      f.if(load32(at, CodeMapEntry.key).ne(page.shl(2).or(mode).add(1)), fail);
+      f.store64(entry, linear.and(PAGE_MASK), Ftlb.tag);
+      f.store32(entry, load32(at, CodeMapEntry.codePage), Ftlb.codePage);
+      f.store32(entry, load32(cpu, O.walkFlags).and(TLB_FLAG_MASK), Ftlb.flags);
+      f.return(I32.const(1));
     });
   }
 

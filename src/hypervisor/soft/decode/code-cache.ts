@@ -4,7 +4,18 @@
  */
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import { Special } from "../cold/special-handlers.js";
-import { AccessKind, CodeMode, CodePage, O, PhysFlag, RECORD_SIZE, Rec, Seg } from "../vcpu-state.js";
+import {
+  AccessKind,
+  CODE_MAP_ENTRIES,
+  CodeMapEntry,
+  CodeMode,
+  CodePage,
+  O,
+  PhysFlag,
+  RECORD_SIZE,
+  Rec,
+  Seg,
+} from "../vcpu-state.js";
 import { DecodeStatus, type InstructionDecoder } from "./instruction.js";
 
 const PAGE = 4096;
@@ -50,6 +61,8 @@ export class CodeCache {
     readonly start: number,
     readonly end: number,
     readonly physMap: number,
+    /** Address of the map that the fetch TLB is refilled from. */
+    readonly codeMap: number,
     readonly onFlush: () => void,
     readonly onCodePage: (linearPage: number) => void,
   ) {
@@ -61,6 +74,7 @@ export class CodeCache {
     for (const page of this.#pages.keys()) this.#unmark(page);
     this.#pages.clear();
     this.#next = this.start;
+    this.memory.u8.fill(0, this.codeMap, this.codeMap + CODE_MAP_ENTRIES * CodeMapEntry.size);
     this.flushes++;
     this.onFlush();
   }
@@ -103,6 +117,9 @@ export class CodeCache {
       this.memory.u8.fill(0, at, at + CodePage.size);
       code.codePages[mode] = at;
     }
+    const entry = this.codeMap + (page & (CODE_MAP_ENTRIES - 1)) * CodeMapEntry.size;
+    this.memory.u32[(entry + CodeMapEntry.key) >>> 2] = ((page << 2) | mode) + 1;
+    this.memory.u32[(entry + CodeMapEntry.codePage) >>> 2] = at;
     return at;
   }
 
