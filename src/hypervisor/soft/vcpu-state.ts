@@ -402,15 +402,17 @@ export const RECORD_SIZE = 32;
 export const Rec = {
   /** u32: index of the handler in the table. */
   handler: 0,
-  /** i32: displacement of the memory operand. */
+  /** i32: displacement of the memory operand. Relative branches: how often it has to be taken until its target is hot. */
   disp: 4,
   /** u16: for each operand that is a register, the offset of its value in the vCPU's state (or a register number). */
   r0: 8,
   r1: 10,
   r2: 12,
+  /** u32: relative branches, which have no register operands: how often one was not taken. */
+  notTaken: 8,
   /** u16: offset of the memory operand's base register in the state. */
   base: 14,
-  /** i64: immediate operand; branches: target relative to pageRip. */
+  /** i64: immediate operand; branches: target relative to pageRip; indirect ones: RIP of the last target. */
   imm: 16,
   /** u16: offset of the instruction's first byte in its page. */
   pageOffset: 24,

@@ -191,9 +191,15 @@ export class SoftVcpu implements Vcpu {
     );
     if (this.vm.options.tier !== "cold") {
       const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
-      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env);
-      cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       const forced = this.vm.options.tier === "hot";
+      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env, {
+        physicalPage: (linear) => {
+          const failed = wasm.walk(s.address, BigInt.asIntN(64, linear), AccessKind.PEEK) !== 0;
+          return failed ? -1 : Number(s.walkPhysical >> 12n);
+        },
+        eager: forced,
+      });
+      cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       cache.hotBranches = forced ? 1 : HOT_BRANCHES;
       s.hotThreshold = forced ? 1 : HOT_ARRIVALS;
       s.hotFirst = hot.first;
@@ -444,7 +450,7 @@ export class SoftVcpu implements Vcpu {
     }
     this.#fillFtlb(linear, codePage, flags);
     if (this.vm.options.tier === "hot" && mode === CodeMode.LONG64) {
-      parts.hot?.translate([{ page, offset, record: parts.cache.knownRecord(page, offset, mode) }]);
+      parts.hot?.translate({ page, rip: s.rip, record: parts.cache.knownRecord(page, offset, mode) });
     }
     return undefined;
   }
@@ -497,7 +503,7 @@ export class SoftVcpu implements Vcpu {
     const offset = physicalAddress % PAGE;
     const record = parts.cache.knownRecord(page, offset, s.codeMode);
     if (record === 0 || record !== s.leaveDetail) return;
-    parts.hot?.request(page, offset, record, () => this.vm.remindOfHotCode(this.id));
+    parts.hot?.request({ page, rip: s.rip, record }, () => this.vm.remindOfHotCode(this.id));
   }
 
   /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */

@@ -641,6 +641,10 @@ export class ColdContext implements InstrContext {
       this.end();
     } else {
       this.f.if(condition, taken);
+      if (this.long) {
+        // For the hot tier, which leaves out ways that are seldom taken.
+        this.f.store32(this.rec, load32(this.rec, Rec.notTaken).add(1), Rec.notTaken);
+      }
     }
   }
 
@@ -655,6 +659,12 @@ export class ColdContext implements InstrContext {
       f.returnCall(this.runtime.hotBranch as unknown as FuncRef, this.cpu, rec);
     });
     f.returnCall(this.runtime.branchSlow, this.cpu, rec);
+  }
+
+  jumpIndirect(target: I64): void {
+    // For the hot tier, which guesses that it goes there again.
+    if (this.long) this.f.store64(this.rec, target, Rec.imm);
+    this.jump(target);
   }
 
   jump(target: I64): void {

@@ -249,7 +249,15 @@ export class Runtime {
       });
       const target = f.let(f.call(this.lookup, cpu, rip));
       f.if(target, () => {
-        f.if(load64(rec, Rec.imm).ltU(PAGE), () => f.store32(rec, target, Rec.link));
+        f.if(
+          load64(rec, Rec.imm).ltU(PAGE),
+          () => f.store32(rec, target, Rec.link),
+          () => {
+            // Taken once more; the countdown's end is for linked branches to find.
+            const left = f.let(load32(rec, Rec.disp));
+            f.store32(rec, left.sub(left.gtU(1)), Rec.disp);
+          },
+        );
         this.#count(f, cpu, target);
         this.#dispatch(f, cpu, target);
       });

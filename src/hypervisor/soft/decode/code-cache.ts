@@ -239,6 +239,7 @@ export class CodeCache {
     u8[at + Rec.length] = decoder.length;
     if (decoder.relative) {
       u32[i + (Rec.disp >>> 2)] = this.hotBranches;
+      u32[i + (Rec.notTaken >>> 2)] = 0;
       // Relative to pageRip: what follows the instruction, plus the displacement.
       const target = offset + decoder.length + decoder.immLow;
       i32[i + (Rec.imm >>> 2)] = target | 0;
@@ -331,6 +332,11 @@ export class CodeCache {
   knownRecord(page: number, offset: number, mode: number): number {
     const codePage = this.#pages.get(page)?.codePages[mode] ?? 0;
     return codePage === 0 ? 0 : this.memory.u32[(codePage + CodePage.index + 4 * offset) >>> 2];
+  }
+
+  /** The code page of guest-physical page `page` in `mode`, 0 where there is none. */
+  knownCodePage(page: number, mode: number): number {
+    return this.#pages.get(page)?.codePages[mode] ?? 0;
   }
 
   /** Byte offset in linear memory of guest-physical page `page`. */

@@ -158,6 +158,8 @@ export interface InstrContext {
   branch(condition?: I32): void;
   /** To RIP = `target`. Ends the path. */
   jump(target: I64): void;
+  /** As `jump`, to what an instruction without an immediate names: it often goes where it went before. */
+  jumpIndirect(target: I64): void;
   /** RIP of this instruction. */
   rip(): I64;
   /** RIP of the next instruction. */

@@ -63,14 +63,14 @@ const checkTarget = (x: InstrContext, target: I64) => x.faultIf(isBadTarget(x, t
 export const jmpIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
   checkTarget(x, target);
-  x.jump(target);
+  x.jumpIndirect(target);
 };
 
 export const callIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
   checkCall(x, target);
   pushNextRip(x);
-  x.jump(target);
+  x.jumpIndirect(target);
 };
 
 export const ret: Definition = (x) => {
