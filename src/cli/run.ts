@@ -139,6 +139,7 @@ async function machineOptions(
     defaultInitrd: !nodefaults && named === undefined,
     environment: given({ TERM: terminal === undefined ? undefined : process.env.TERM }),
     nodefaults,
+    control: true,
     cpus: options.cpus,
     ...(options.mem === undefined ? {} : { memoryMiB: options.mem / MIB }),
     console: options.console,

@@ -216,6 +216,8 @@ export interface Vcpu {
   nmi(): void;
   /** Guest-virtual to guest-physical, without side effects; undefined where not mapped. KVM_TRANSLATE. */
   translate(linear: bigint): number | undefined;
+  /** Counters that the provider keeps, by name; which there are is its own affair. KVM_GET_STATS_FD. Any thread. */
+  getStats(): Record<string, number>;
 }
 
 /** Where a GSI leads: `struct kvm_irq_routing_entry`. */

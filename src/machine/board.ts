@@ -24,16 +24,19 @@ import type { Vm } from "../hypervisor/seam.js";
 import { ByteRing } from "../memory/byte-ring.js";
 import type { Clock } from "../memory/clock.js";
 import { GuestMemory } from "../memory/guest-memory.js";
+import { LockThreads } from "../memory/lock-report.js";
 import type { SharedMemory } from "../memory/shared-memory.js";
 import { StateAllocator } from "../memory/state-allocator.js";
 import { type Timer, Timers } from "../memory/timers.js";
 import type { MachineConfig } from "./config.js";
+import { Errand } from "./errand.js";
 import { EndReason } from "./exit-status.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
 import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
+import { VcpuMonitor } from "./vcpu-monitor.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
 const CONSOLE_RING_BYTES = 64 * 1024;
@@ -52,13 +55,18 @@ export class Board {
   readonly clock: Clock;
   readonly allocator: StateAllocator;
   readonly timers: Timers;
+  readonly lockThreads: LockThreads;
   readonly lifecycle: Lifecycle;
   readonly guestMemory: GuestMemory;
   readonly vm: Vm;
   readonly ports = new PortBus();
   readonly mmio = new MmioBus();
+  /** By vCPU. */
+  readonly monitors: readonly VcpuMonitor[];
   /** The far ends of COM1's line. */
   readonly console: { readonly output: ByteRing; readonly input: ByteRing };
+  /** The other side of COM1's line sends a break, behind the bytes that are in `console.input`. */
+  readonly serialBreak: Errand;
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
@@ -68,8 +76,13 @@ export class Board {
     this.memory = memory;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
+    this.lockThreads = new LockThreads(memory, this.allocator);
     this.lifecycle = new Lifecycle(memory, this.allocator);
     this.timers = new Timers(memory, this.allocator, clock);
+    this.monitors = Array.from(
+      { length: config.cpus },
+      (_, id) => new VcpuMonitor(memory, this.allocator, id),
+    );
     // Before the provider, which may arm its timers as it is made.
     if (create) this.timers.reset();
     this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
@@ -87,6 +100,9 @@ export class Board {
     };
     const [console] = this.#addSerialPorts(config);
     this.#inputTimer = this.timers.create(() => console.poll());
+    this.serialBreak = new Errand(memory, this.allocator, this.timers, "serial break", () =>
+      console.receiveBreak(),
+    );
     this.#addRtc(config);
     this.#addKeyboardController();
     this.#addPciHost();
@@ -111,6 +127,7 @@ export class Board {
       const uart = new Uart(this.allocator, name, {
         irq: lines.get(irq)!.input(),
         ...(connected ? this.console : {}),
+        whileWaiting: (sleep) => this.lifecycle.whileStandingStill(sleep),
       });
       this.#resets.push(() => uart.reset());
       this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });

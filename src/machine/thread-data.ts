@@ -38,8 +38,8 @@ export async function enterThread(
     clock: new Clock(data.epoch),
     create: false,
   });
+  board.lockThreads.enter(name);
   try {
-    board.lifecycle.waitUntilRunning();
     body(board);
   } catch (error) {
     board.lifecycle.fail(name, error);

@@ -9,6 +9,7 @@ import type { DebugFlags } from "./config.js";
 import { EndReason } from "./exit-status.js";
 import { type Lifecycle, Phase } from "./lifecycle.js";
 import { registerDump } from "./register-dump.js";
+import type { VcpuMonitor } from "./vcpu-monitor.js";
 
 /** `kvm_run.system_event.type`. */
 const SYSTEM_EVENT_SHUTDOWN = 1;
@@ -33,6 +34,7 @@ export interface ExitBuses {
 
 export interface RunnerOptions {
   readonly vcpu: Vcpu;
+  readonly monitor: VcpuMonitor;
   readonly lifecycle: Lifecycle;
   readonly guestMemory: GuestMemory;
   readonly buses: ExitBuses;
@@ -41,7 +43,7 @@ export interface RunnerOptions {
 }
 
 /** Returns when the machine has ended. */
-export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: RunnerOptions): void {
+export function runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses, debug, trace }: RunnerOptions): void {
   const { exit } = vcpu;
   if (debug.singleStep) {
     vcpu.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });
@@ -59,7 +61,9 @@ export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: R
       lifecycle.waitUntilRunning();
       continue;
     }
-    switch (vcpu.run()) {
+    const reason = vcpu.run();
+    monitor.count(reason);
+    switch (reason) {
       case ExitReason.IO:
         buses.ports.serveIo(exit);
         break;
@@ -67,6 +71,7 @@ export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: R
         buses.mmio.serveMmio(exit);
         break;
       case ExitReason.INTR:
+        lifecycle.onAttention();
         break;
       case ExitReason.HLT:
         lifecycle.sleep(HALT_POLL_MILLISECONDS);

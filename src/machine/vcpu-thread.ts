@@ -1,6 +1,7 @@
 /** Worker: runs one vCPU and serves its exits. */
 import { parentPort, workerData } from "node:worker_threads";
 import { traceLine } from "./log.js";
+import { registerDump } from "./register-dump.js";
 import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
 import { runVcpu } from "./vcpu-runner.js";
 
@@ -9,9 +10,13 @@ const data = workerData as ThreadData;
 await enterThread(`vcpu-${data.id}`, data, (board) => {
   const { lifecycle, clock, guestMemory } = board;
   const vcpu = board.vm.vcpu(data.id);
+  const monitor = board.monitors[data.id];
+  lifecycle.onAttention = () => monitor.answer(() => registerDump(vcpu, guestMemory));
+  lifecycle.waitUntilRunning();
   if (data.id === 0) {
     lifecycle.firstRun = clock.now();
     parentPort?.postMessage(RUNNING);
   }
-  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+  const { debug } = data.config;
+  runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, debug, trace: traceLine });
 });

@@ -221,6 +221,23 @@ export const Leave = {
   REPEAT: 9,
 } as const;
 
+/** `counters` by name: `slowLoad`, `leaveDecode` … */
+export function readCounters(counters: BigUint64Array): Record<string, number> {
+  const { LEAVE, WALK: _walk, ...events } = Counter;
+  const { NONE: _, ...leaves } = Leave;
+  return Object.fromEntries([
+    ...Object.entries(events).map(([name, index]) => [camelCase(name), Number(counters[index])]),
+    ...Object.entries(leaves).map(([name, reason]) => [
+      camelCase(`LEAVE_${name}`),
+      Number(counters[LEAVE + reason]),
+    ]),
+  ]) as Record<string, number>;
+}
+
+function camelCase(name: string): string {
+  return name.toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+}
+
 /** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 

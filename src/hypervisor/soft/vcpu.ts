@@ -64,6 +64,7 @@ import {
   Poll,
   Rec,
   Request,
+  readCounters,
   SCRATCH_RECORDS_OFFSET,
   Seg,
   Shadow,
@@ -937,6 +938,9 @@ export class SoftVcpu implements Vcpu {
       if (thrown instanceof GuestFault) return undefined;
       throw thrown;
     }
+  }
+  getStats(): Record<string, number> {
+    return readCounters(this.#s.counters);
   }
 }
 
