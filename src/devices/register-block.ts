@@ -54,7 +54,9 @@ export class RegisterBlock implements BusDevice {
       if (count === register.size) register.write?.((part & MASK[register.size]) >>> 0);
       else if (register.write !== undefined) {
         const mask = (((1 << (8 * count)) - 1) << (8 * skipped)) >>> 0;
-        register.write((((register.read() & ~mask) | ((part << (8 * skipped)) & mask)) & MASK[register.size]) >>> 0);
+        register.write(
+          (((register.read() & ~mask) | ((part << (8 * skipped)) & mask)) & MASK[register.size]) >>> 0,
+        );
       }
       i += count;
     }

@@ -8,6 +8,7 @@ const data = workerData as ThreadData;
 
 await enterThread(`vcpu-${data.id}`, data, (board) => {
   const { lifecycle, clock, guestMemory } = board;
+  lifecycle.waitUntilRunning();
   const vcpu = board.vm.vcpu(data.id);
   if (data.id === 0) {
     lifecycle.firstRun = clock.now();

@@ -4,7 +4,7 @@ import { array, Layout, type ViewOf } from "../../memory/layout.js";
 import { Mutex } from "../../memory/mutex.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { AccessSize, BusDevice } from "../bus.js";
-import { CapabilityId, type CapabilityDefinition } from "./capabilities.js";
+import { type CapabilityDefinition, CapabilityId } from "./capabilities.js";
 import type { ConfigSpace } from "./config-space.js";
 
 const ENTRY_WORDS = 4;

@@ -36,7 +36,8 @@ export class ChainBuilder {
       throw new VirtioError("a device-readable buffer after a device-writable one");
     if (length === 0) return;
     // VIRTIO 2.7.5.2: a chain has at most 2^32 bytes.
-    if (readable.length + writable.length + length > TWO_32) throw new VirtioError("a chain of more than 4 GiB");
+    if (readable.length + writable.length + length > TWO_32)
+      throw new VirtioError("a chain of more than 4 GiB");
     (write ? writable : readable).add(this.offset(address, length, "a buffer"), length);
   }
 

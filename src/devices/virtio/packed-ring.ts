@@ -104,7 +104,8 @@ export class PackedRing implements Ring {
       if (entries + state.inFlight >= size) throw new VirtioError("a chain longer than its queue");
       flags = this.#flags(position);
     }
-    if (state.inFlight + chain.entries > size) throw new VirtioError("more requests than the queue has entries");
+    if (state.inFlight + chain.entries > size)
+      throw new VirtioError("more requests than the queue has entries");
     state.inFlight += chain.entries;
     state.nextAvailable = position;
     state.availableWrap = wrap;

@@ -9,7 +9,7 @@ import type { AccessSize, BusDevice } from "../bus.js";
 import { RegisterBlock } from "../register-block.js";
 import { NO_VECTOR } from "./constants.js";
 import type { VirtioDevice } from "./device.js";
-import { checkedVector, type CommonState } from "./pci-common.js";
+import { type CommonState, checkedVector } from "./pci-common.js";
 import type { Queue } from "./queue.js";
 
 const HEADER_SIZE = 20;

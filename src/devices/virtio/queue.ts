@@ -96,6 +96,16 @@ export class Queue {
     if (this.device.live) this.device.io.ring();
   }
 
+  /** The driver takes the queue away (VIRTIO 4.2.2.2, QueueReady 0); it can set it up anew. */
+  disable(): void {
+    this.device.locked(() => {
+      const { size } = this.state;
+      this.reset();
+      this.state.size = size;
+      this.device.queueChanged();
+    });
+  }
+
   /** Throws `VirtioError`. */
   get #current(): Ring {
     const { device } = this;
