@@ -1,9 +1,18 @@
 /** The library: what programs that run virtual machines import from `nlkt`. Described in docs/library.md. */
 
-export type { Accel, ConsoleKind, DebugFlags, LogLevel, OnReboot, Tier } from "../machine/config.js";
+export type {
+  Accel,
+  ConsoleKind,
+  DebugFlags,
+  LogLevel,
+  OnReboot,
+  Tier,
+  VirtioRing,
+  VirtioTransport,
+} from "../machine/config.js";
 export type { InstanceInfo, InstanceState, InstanceStats, VcpuStats } from "../machine/control/protocol.js";
 export type { EndName, ExitStatus } from "../machine/exit-status.js";
 export type { LockState } from "../memory/lock-report.js";
 export type { GuestConsole } from "./console.js";
 export { instances, RunningInstance, type UnresponsiveInstance } from "./instances.js";
-export { Machine, type MachineOptions } from "./machine.js";
+export { type DiskOptions, Machine, type MachineOptions } from "./machine.js";

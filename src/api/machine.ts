@@ -1,4 +1,5 @@
 /** A virtual machine, for programs: the class that the command line, too, is built on. */
+import type { DiskSpec } from "../backends/disk/open-disk.js";
 import {
   type Accel,
   type ConsoleKind,
@@ -8,6 +9,8 @@ import {
   type MachineConfig,
   type OnReboot,
   type Tier,
+  type VirtioRing,
+  type VirtioTransport,
 } from "../machine/config.js";
 import type { InstanceInfo, InstanceState, InstanceStats } from "../machine/control/protocol.js";
 import { NameTakenError, Registration } from "../machine/control/registration.js";
@@ -26,6 +29,12 @@ import { controlTarget } from "./control-target.js";
 const MIB = 2 ** 20;
 /** How long the timer thread may take to put a break on the serial line. */
 const BREAK_MILLISECONDS = 2000;
+
+/** A disk: its file and how it is used. */
+export interface DiskOptions extends DiskSpec {
+  /** Its serial number for the guest, up to 20 characters. */
+  serial?: string;
+}
 
 /** What a machine is to be. Everything may be left out. */
 export interface MachineOptions {
@@ -70,6 +79,14 @@ export interface MachineOptions {
   /** End the machine after so many seconds, counted from `start`. */
   timeoutSeconds?: number;
   debug?: Partial<DebugFlags>;
+  /** virtio disks; the first is /dev/vda. */
+  disks?: readonly DiskOptions[];
+  /** How virtio devices are reached; default: PCI. */
+  virtioTransport?: VirtioTransport;
+  /** Kinds of virtqueue that are offered: "packed", the default, means both. */
+  virtioRing?: VirtioRing;
+  /** A virtio source of random numbers; default true, and false with `nodefaults`. */
+  rng?: boolean;
   /** Module (URL) of another provider of the CPU; for tests and experiments. */
   providerModule?: string;
 
@@ -308,9 +325,13 @@ function configOf(options: MachineOptions): MachineConfig {
   const base = defaultConfig();
   const { memoryMiB, name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule } =
     options;
+  const { virtioTransport, virtioRing, disks = [] } = options;
   return {
     ...base,
     ...given({ name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...given({ virtioTransport, virtioRing }),
+    rng: options.rng ?? options.nodefaults !== true,
+    disks: disks.map(({ serial, ...spec }, i) => ({ spec, serial: serial ?? `nlkt-disk${i}` })),
     ...(memoryMiB === undefined ? {} : { ramBytes: memoryMiB * MIB }),
     debug: { ...base.debug, ...options.debug },
   };

@@ -1,6 +1,6 @@
 /** nlkt run: boot a machine and connect it to the terminal. */
 import { Command, Option } from "commander";
-import { Machine, type MachineOptions } from "../api/index.js";
+import { type DiskOptions, Machine, type MachineOptions } from "../api/index.js";
 import {
   ACCELS,
   type Accel,
@@ -14,10 +14,15 @@ import {
   type OnReboot,
   TIERS,
   type Tier,
+  VIRTIO_RINGS,
+  VIRTIO_TRANSPORTS,
+  type VirtioRing,
+  type VirtioTransport,
 } from "../machine/config.js";
 import { given } from "../machine/given.js";
 import { levelIncludes } from "../machine/log.js";
 import { parseCount, parseName, parseSeconds, parseSize } from "./arguments.js";
+import { parseDisk } from "./disk-option.js";
 import { ESCAPE_HINT } from "./escape-keys.js";
 import { findKernel } from "./find-kernel.js";
 import { endProgress, say, showProgress } from "./messages.js";
@@ -29,6 +34,10 @@ interface RunOptions {
   params?: string;
   cpus: number;
   mem?: number;
+  disk: DiskOptions[];
+  rng?: boolean;
+  virtioTransport: VirtioTransport;
+  virtioRing: VirtioRing;
   console: ConsoleKind;
   accel: Accel;
   dev: string;
@@ -77,6 +86,26 @@ export function runCommand(
     .option("-p, --params <STRING>", "added to the kernel command line")
     .addOption(new Option("-c, --cpus <N>", "vCPUs").argParser(parseCount).default(DEFAULT_CPUS))
     .option("-m, --mem <SIZE>", "MiB, or with a suffix K, M, G (default: 512)", parseSize)
+    .addOption(
+      new Option(
+        "-d, --disk <FILE>",
+        "a disk, repeatable; the first is /dev/vda: FILE[,ro][,cow[=FILE]][,format=raw|qcow2][,serial=S]",
+      )
+        .argParser((text: string, disks: DiskOptions[]) => [...disks, parseDisk(text)])
+        .default([], "none"),
+    )
+    .option("--rng", "a source of random numbers (default: yes, but with --nodefaults)")
+    .option("--no-rng", "no source of random numbers")
+    .addOption(
+      new Option("--virtio-transport <KIND>", "how virtio devices are reached")
+        .choices(VIRTIO_TRANSPORTS)
+        .default("pci"),
+    )
+    .addOption(
+      new Option("--virtio-ring <KIND>", "kinds of virtqueue that are offered; packed: both")
+        .choices(VIRTIO_RINGS)
+        .default("packed"),
+    )
     .addOption(new Option("--console <KIND>", "the guest's console").choices(CONSOLES).default("serial"))
     .addOption(new Option("--accel <NAME>", "what runs the guest's code").choices(ACCELS).default("auto"))
     .option("--dev <FILE>", "KVM's device node", DEFAULT_KVM_DEVICE)
@@ -146,6 +175,10 @@ async function machineOptions(
     accel: options.accel,
     dev: options.dev,
     tier: options.tier,
+    disks: options.disk,
+    virtioTransport: options.virtioTransport,
+    virtioRing: options.virtioRing,
+    ...given({ rng: options.rng }),
     onReboot: options.onReboot,
     isaDebugExit: options.isaDebugExit === true,
     ...given({ timeoutSeconds: options.timeout }),

@@ -15,8 +15,13 @@ import {
   ECAM_SIZE,
   PCI_CONFIG_PORT,
   PCI_CONFIG_PORT_COUNT,
+  PCI_IO_BASE,
+  PCI_IO_SIZE,
+  PCI_MMIO_BASE,
+  PCI_MMIO_SIZE,
   PciHostBridge,
 } from "../devices/pci/host-bridge.js";
+import { PciWindow } from "../devices/pci/window.js";
 import { RTC_IRQ, RTC_PORT, RTC_SIZE, Rtc } from "../devices/rtc.js";
 import { COM_PORTS, UART_SIZE, Uart } from "../devices/serial.js";
 import { SYSTEM_CONTROL_PORT, SystemControlPort } from "../devices/system-control.js";
@@ -32,11 +37,13 @@ import type { MachineConfig } from "./config.js";
 import { Errand } from "./errand.js";
 import { EndReason } from "./exit-status.js";
 import { GuestStatusPort } from "./guest-status.js";
+import { IoThreads } from "./io-threads.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
 import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
 import { VcpuMonitor } from "./vcpu-monitor.js";
+import { VirtioDevices } from "./virtio-devices.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
 const CONSOLE_RING_BYTES = 64 * 1024;
@@ -67,6 +74,8 @@ export class Board {
   readonly console: { readonly output: ByteRing; readonly input: ByteRing };
   /** The other side of COM1's line sends a break, behind the bytes that are in `console.input`. */
   readonly serialBreak: Errand;
+  readonly ioThreads: IoThreads;
+  readonly virtio: VirtioDevices;
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
@@ -105,10 +114,12 @@ export class Board {
     );
     this.#addRtc(config);
     this.#addKeyboardController();
-    this.#addPciHost();
+    const pci = this.#addPciHost();
     const pm = this.#addPowerManagement();
     this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
     this.#addTestPorts(config);
+    this.ioThreads = new IoThreads(this.allocator, config.disks.length);
+    this.virtio = this.#addVirtio(config, pci);
 
     if (config.debug.ioport) this.ports.trace = printingTrace("ioport", traceLine);
     if (config.debug.mmio) this.mmio.trace = printingTrace("mmio", traceLine);
@@ -165,7 +176,7 @@ export class Board {
     });
   }
 
-  #addPciHost(): void {
+  #addPciHost(): PciHostBridge {
     const host = new PciHostBridge(this.allocator, () => this.#reboot());
     this.#resets.push(() => host.reset());
     this.ports.register({
@@ -182,6 +193,28 @@ export class Board {
       device: host.ecam,
       maxSize: 4,
     });
+    return host;
+  }
+
+  #addVirtio(config: MachineConfig, pci: PciHostBridge): VirtioDevices {
+    const generation = () => pci.decodeGeneration;
+    const memory = new PciWindow("memory", PCI_MMIO_BASE, generation);
+    const io = new PciWindow("io", PCI_IO_BASE, generation);
+    const owner = { owner: "pci", maxSize: 4 } as const;
+    this.mmio.register({ ...owner, start: PCI_MMIO_BASE, size: PCI_MMIO_SIZE, device: memory });
+    this.ports.register({ ...owner, start: PCI_IO_BASE, size: PCI_IO_SIZE, device: io });
+    const virtio = new VirtioDevices({
+      config,
+      allocator: this.allocator,
+      guestMemory: this.guestMemory,
+      vm: this.vm,
+      threads: this.ioThreads,
+      mmio: this.mmio,
+      pci,
+      windows: { memory, io },
+    });
+    this.#resets.push(() => virtio.reset());
+    return virtio;
   }
 
   #addPowerManagement(): AcpiPm {

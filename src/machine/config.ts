@@ -2,6 +2,7 @@
  * What a machine is made of. A plain object that can be posted to a Worker: every thread of the machine builds its
  * objects from the same configuration (DESIGN, 2).
  */
+import type { DiskSpec } from "../backends/disk/open-disk.js";
 import { formatMiB, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
 
 const MIB = 2 ** 20;
@@ -27,6 +28,20 @@ export type Tier = (typeof TIERS)[number];
 
 export const ON_REBOOT = ["exit", "restart"] as const;
 export type OnReboot = (typeof ON_REBOOT)[number];
+
+export const VIRTIO_TRANSPORTS = ["pci", "pci-legacy", "pci-transitional", "mmio"] as const;
+export type VirtioTransport = (typeof VIRTIO_TRANSPORTS)[number];
+
+export const VIRTIO_RINGS = ["packed", "split"] as const;
+/** `packed`: both kinds are offered. */
+export type VirtioRing = (typeof VIRTIO_RINGS)[number];
+
+/** A virtio disk. */
+export interface DiskConfig {
+  readonly spec: DiskSpec;
+  /** What the guest sees as the disk's serial number, up to 20 characters. */
+  readonly serial: string;
+}
 
 export interface DebugFlags {
   /** Trace port accesses on standard error. */
@@ -54,6 +69,12 @@ export interface MachineConfig {
   readonly isaDebugExit: boolean;
   readonly onReboot: OnReboot;
   readonly debug: DebugFlags;
+  /** How virtio devices are reached. */
+  readonly virtioTransport: VirtioTransport;
+  readonly virtioRing: VirtioRing;
+  /** The first is /dev/vda. */
+  readonly disks: readonly DiskConfig[];
+  readonly rng: boolean;
 }
 
 /** A configuration that cannot be run, in one line that names the option. */
@@ -77,6 +98,10 @@ export function defaultConfig(): MachineConfig {
     isaDebugExit: false,
     onReboot: "exit",
     debug: { ioport: false, mmio: false, singleStep: false },
+    virtioTransport: "pci",
+    virtioRing: "packed",
+    disks: [],
+    rng: true,
     ...(providerModule === undefined ? {} : { providerModule }),
   };
 }

@@ -42,6 +42,7 @@ export class Instance {
     this.#threads = new Threads(
       { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
       board.lifecycle,
+      board.ioThreads,
       () => log("debug", firstInstruction(board)),
     );
     this.ending = board.lifecycle.waitForEnd();
@@ -70,6 +71,7 @@ export class Instance {
   /** Put the guest's kernel into memory and its registers into vCPU 0. Throws an error of one line. */
   async load(guest: GuestSources): Promise<void> {
     const started = performance.now();
+    for (const disk of await this.#threads.disks) this.board.virtio.disks[disk.index].describe(disk);
     const description = await loadGuest(this.board, this.config, guest);
     this.#log("debug", `${description}, in ${(performance.now() - started).toFixed(0)} ms`);
   }
@@ -77,6 +79,7 @@ export class Instance {
   /** Let the vCPUs run, for the first time or after `pause`. */
   start(): void {
     this.board.lifecycle.setRunning(true);
+    this.board.ioThreads.phaseChanged();
   }
 
   /** Stop the vCPUs between two instructions; resolves once they stand. The guest's clocks go on. */
@@ -149,9 +152,10 @@ export class Instance {
   }
 
   async #takeDown(): Promise<End> {
-    const { lifecycle, timers, vm } = this.board;
+    const { lifecycle, timers, vm, ioThreads } = this.board;
     await this.ending;
     timers.stop();
+    ioThreads.ringAll();
     this.#kick();
     await this.#threads.stop();
     vm.close();

@@ -13,7 +13,7 @@ export interface ThreadData {
   readonly epoch: bigint;
   /** Of the lock-order validator (memory/lock-order.ts), where it runs. */
   readonly lockOrder: SharedArrayBuffer | undefined;
-  /** Number of the vCPU; unused by the timer thread. */
+  /** Number of the vCPU or of the disk Worker; unused by the other threads. */
   readonly id: number;
 }
 
@@ -27,7 +27,7 @@ export const RUNNING = "running";
 export async function enterThread(
   name: string,
   data: ThreadData,
-  body: (board: Board) => void,
+  body: (board: Board) => void | Promise<void>,
 ): Promise<void> {
   validateLocksIfAsked(data.lockOrder);
   const provider = await loadProvider(data.config);
@@ -40,7 +40,7 @@ export async function enterThread(
   });
   board.lockThreads.enter(name);
   try {
-    body(board);
+    await body(board);
   } catch (error) {
     board.lifecycle.fail(name, error);
   }

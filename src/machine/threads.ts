@@ -1,52 +1,96 @@
 /** The machine's Workers, as the main thread sees them. */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
+import { ConfigError } from "./config.js";
+import type { DisksOpened, OpenedDisk } from "./disk-thread.js";
 import { EndReason } from "./exit-status.js";
+import { IO_THREAD, type IoThreads } from "./io-threads.js";
 import type { Lifecycle } from "./lifecycle.js";
 import { RUNNING, type ThreadData } from "./thread-data.js";
 
 const VCPU_THREAD = new URL("./vcpu-thread.js", import.meta.url);
 const TIMER_THREAD = new URL("./timer-thread.js", import.meta.url);
+const DISK_THREAD = new URL("./disk-thread.js", import.meta.url);
+const IO_WORKER = new URL("./io-thread.js", import.meta.url);
 
 /** How long a thread may take to end by itself before it is terminated. */
 const GRACE_MILLISECONDS = 1000;
+/** And one that has to write what a guest left in the caches of its disks. */
+const DISK_GRACE_MILLISECONDS = 60_000;
 
 export class Threads {
-  readonly #workers: Worker[] = [];
+  readonly #workers: { readonly worker: Worker; readonly grace: number }[] = [];
+  /** What the disk Workers opened; rejects with `ConfigError`. */
+  readonly disks: Promise<OpenedDisk[]>;
 
   /**
    * Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. `onRunning`: the
    * guest's first instruction ran, at `Lifecycle.firstRun`.
    */
-  constructor(data: Omit<ThreadData, "id">, lifecycle: Lifecycle, onRunning: () => void) {
+  constructor(
+    data: Omit<ThreadData, "id">,
+    lifecycle: Lifecycle,
+    ioThreads: IoThreads,
+    onRunning: () => void,
+  ) {
     for (let id = 0; id < data.config.cpus; id++)
       this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
-    this.#workers[0].on("message", (message: unknown) => {
+    this.#workers[0].worker.on("message", (message: unknown) => {
       if (message === RUNNING) onRunning();
     });
+    const opening = ioThreads.diskThreads.map((id) =>
+      disksOf(this.#add(`disk-${id}`, DISK_THREAD, { ...data, id }, lifecycle, DISK_GRACE_MILLISECONDS)),
+    );
+    this.disks = Promise.all(opening).then((lists) => lists.flat());
+    // Who asks for the disks hears of what went wrong with them.
+    this.disks.catch(() => {});
+    void this.#startIoWhenNeeded({ ...data, id: IO_THREAD }, lifecycle, ioThreads);
   }
 
-  #add(name: string, file: URL, workerData: ThreadData, lifecycle: Lifecycle): void {
+  /** The first doorbell starts the Worker: guests without drivers for its devices never need it. */
+  async #startIoWhenNeeded(data: ThreadData, lifecycle: Lifecycle, ioThreads: IoThreads): Promise<void> {
+    await ioThreads.waitAsync(IO_THREAD, 0);
+    if (!lifecycle.ended) this.#add("io", IO_WORKER, data, lifecycle);
+  }
+
+  #add(
+    name: string,
+    file: URL,
+    workerData: ThreadData,
+    lifecycle: Lifecycle,
+    grace = GRACE_MILLISECONDS,
+  ): Worker {
     const worker = new Worker(file, { name, workerData, stdin: false });
     worker.on("error", (error) => lifecycle.fail(name, error));
     worker.on("exit", (code) => {
       // After the machine's end this changes nothing: the first reason stands.
       lifecycle.end({ reason: EndReason.FAILURE, message: `thread ${name} ended with status ${code}` });
     });
-    this.#workers.push(worker);
+    this.#workers.push({ worker, grace });
+    return worker;
   }
 
   /** Wait for the threads to end, now that the lifecycle has ended, and terminate those that do not. */
   async stop(): Promise<void> {
     await Promise.all(
-      this.#workers.map(async (worker) => {
+      this.#workers.map(async ({ worker, grace }) => {
         if (worker.threadId === -1) return;
         const exited = once(worker, "exit");
-        const timer = setTimeout(() => void worker.terminate(), GRACE_MILLISECONDS);
+        const timer = setTimeout(() => void worker.terminate(), grace);
         await exited.catch(() => {});
         clearTimeout(timer);
       }),
     );
   }
+}
+
+/** The disks that a disk Worker says it opened. */
+async function disksOf(worker: Worker): Promise<OpenedDisk[]> {
+  const gone = once(worker, "exit").then(() => ({ problem: "the disk's thread ended" }));
+  const [message] = (await Promise.race([once(worker, "message"), gone.then((problem) => [problem])])) as [
+    DisksOpened,
+  ];
+  if ("problem" in message) throw new ConfigError(`--disk: ${message.problem}`);
+  return [...message.disks];
 }

@@ -9,6 +9,7 @@ const data = workerData as ThreadData;
 
 await enterThread(`vcpu-${data.id}`, data, (board) => {
   const { lifecycle, clock, guestMemory } = board;
+  lifecycle.waitUntilRunning();
   const vcpu = board.vm.vcpu(data.id);
   const monitor = board.monitors[data.id];
   lifecycle.onAttention = () => monitor.answer(() => registerDump(vcpu, guestMemory));

@@ -11,7 +11,7 @@ import { Mutex } from "../../memory/mutex.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { AccessSize, BusDevice } from "../bus.js";
 import { ConfigSpace, type PciFunction, withinDword } from "./config-space.js";
-import { Command } from "./registers.js";
+import { Command, ConfigOffset } from "./registers.js";
 
 /** First of the host bridge's ports: CONFIG_ADDRESS. */
 export const PCI_CONFIG_PORT = 0xcf8;
@@ -25,6 +25,10 @@ export const ECAM_SIZE = ECAM_BUSES << 20;
 /** Where software may put memory regions of functions: the window that the host bridge forwards. */
 export const PCI_MMIO_BASE = 0xc0000000;
 export const PCI_MMIO_SIZE = 0x20000000;
+
+/** The same for ports; what is below belongs to the board. */
+export const PCI_IO_BASE = 0x1000;
+export const PCI_IO_SIZE = 0xf000;
 
 /** Offsets from `PCI_CONFIG_PORT`. */
 const CONFIG_ADDRESS = 0;
@@ -68,13 +72,22 @@ export function intxGsi(device: number, pin: number): number {
   return INTX_GSI_BASE + ((device + pin) % INTX_GSI_COUNT);
 }
 
+/** Command and base address registers come before it. */
+const HEADER_END = ConfigOffset.CARDBUS_CIS;
+
 const DEVICES_PER_BUS = 32;
 const FUNCTIONS_PER_DEVICE = 8;
 
 /** What a read gives that no function answers: the master abort's all ones (PCI 3.0, 6.1). */
 const ALL_ONES: Record<AccessSize, number> = { 1: 0xff, 2: 0xffff, 4: 0xffffffff };
 
-const PCI_HOST = new Layout("pci-host", { lock: "u32", configAddress: "u32", resetControl: "u8" });
+const PCI_HOST = new Layout("pci-host", {
+  lock: "u32",
+  configAddress: "u32",
+  /** Incremented at every write that may change what a function decodes. */
+  decodeGeneration: "u32",
+  resetControl: "u8",
+});
 
 export class PciHostBridge {
   readonly #state: ViewOf<typeof PCI_HOST>;
@@ -83,6 +96,8 @@ export class PciHostBridge {
   /** The functions of bus 0, at device × 8 + function. There are no bridges, so no further bus. */
   readonly #functions: (PciFunction | undefined)[] = [];
   readonly #onReset: () => void;
+  readonly #words: Int32Array;
+  readonly #decodeGeneration: number;
 
   /** The eight ports from `PCI_CONFIG_PORT`. */
   readonly ports: BusDevice = {
@@ -99,6 +114,8 @@ export class PciHostBridge {
   constructor(allocator: StateAllocator, onReset: () => void) {
     this.#state = allocator.alloc(PCI_HOST, "pci-host");
     this.#lock = new Mutex("pci", allocator.memory, this.#state.address + PCI_HOST.offset.lock);
+    this.#words = allocator.memory.i32;
+    this.#decodeGeneration = (this.#state.address + PCI_HOST.offset.decodeGeneration) >>> 2;
     this.#onReset = onReset;
     this.#function = new ConfigSpace(allocator, "pci-host-bridge", {
       vendorId: HOST_BRIDGE_VENDOR,
@@ -140,7 +157,19 @@ export class PciHostBridge {
 
   #write(id: number, register: number, size: AccessSize, value: number): void {
     const target = this.#functions[id];
-    if (target !== undefined && withinDword(register, size)) target.writeConfig(register, size, value);
+    if (target === undefined || !withinDword(register, size)) return;
+    target.writeConfig(register, size, value);
+    if (register < HEADER_END) this.decodingChanged();
+  }
+
+  /** Changes whenever a function may decode other addresses than before. */
+  get decodeGeneration(): number {
+    return Atomics.load(this.#words, this.#decodeGeneration);
+  }
+
+  /** To be called after a function's base address registers were set by other means than software's. */
+  decodingChanged(): void {
+    Atomics.add(this.#words, this.#decodeGeneration, 1);
   }
 
   #readPort(offset: number, size: AccessSize): number {

@@ -1,0 +1,75 @@
+/**
+ * The Workers that serve virtqueues (DESIGN, 2), as every thread sees them: a word each, which doorbells increment and the Worker sleeps
+ * on. Worker 0 has an event loop, for sockets and terminals; each of the others has disks, and blocks in their system calls.
+ */
+import type { IoThread } from "../devices/virtio/device.js";
+import { array, Layout } from "../memory/layout.js";
+import type { StateAllocator } from "../memory/state-allocator.js";
+
+/** The Worker with the event loop. */
+export const IO_THREAD = 0;
+/** Disks beyond so many share Workers. */
+const MAX_DISK_THREADS = 4;
+
+const IO_THREADS = new Layout("io-threads", { doorbells: array("u32", 1 + MAX_DISK_THREADS) });
+
+/** Number of the Worker of disk `index`. */
+export function diskThread(index: number): number {
+  return 1 + (index % MAX_DISK_THREADS);
+}
+
+export class IoThreads {
+  readonly #words: Int32Array;
+  readonly #first: number;
+
+  constructor(
+    allocator: StateAllocator,
+    /** Disks of the machine. */
+    readonly disks: number,
+  ) {
+    const state = allocator.alloc(IO_THREADS, "io-threads");
+    this.#words = allocator.memory.i32;
+    this.#first = (state.address + IO_THREADS.offset.doorbells) >>> 2;
+  }
+
+  /** Numbers of the Workers for disks. */
+  get diskThreads(): number[] {
+    return Array.from({ length: Math.min(this.disks, MAX_DISK_THREADS) }, (_, i) => 1 + i);
+  }
+
+  thread(number: number): IoThread {
+    const index = this.#first + number;
+    return {
+      word: 4 * index,
+      ring: () => {
+        Atomics.add(this.#words, index, 1);
+        Atomics.notify(this.#words, index);
+      },
+    };
+  }
+
+  ringAll(): void {
+    for (let i = 0; i <= MAX_DISK_THREADS; i++) this.thread(i).ring();
+  }
+
+  /** Have all Workers look at the machine's phase; the first one only if there is work for it already. */
+  phaseChanged(): void {
+    if (this.seen(IO_THREAD) !== 0) this.thread(IO_THREAD).ring();
+    for (const thread of this.diskThreads) this.thread(thread).ring();
+  }
+
+  /** How often the doorbell of Worker `number` rang: to be passed to the waits below. */
+  seen(number: number): number {
+    return Atomics.load(this.#words, this.#first + number);
+  }
+
+  /** Sleep until the doorbell rang more often than `seen`. */
+  wait(number: number, seen: number): void {
+    Atomics.wait(this.#words, this.#first + number, seen);
+  }
+
+  async waitAsync(number: number, seen: number): Promise<void> {
+    const result = Atomics.waitAsync(this.#words, this.#first + number, seen);
+    if (result.async) await result.value;
+  }
+}
