@@ -33,6 +33,7 @@ interface RunOptions {
   accel: Accel;
   dev: string;
   tier: Tier;
+  profileCpu?: string;
   name?: string;
   defaults: boolean;
   nodefaults?: boolean;
@@ -82,6 +83,10 @@ export function runCommand(
     .option("--dev <FILE>", "KVM's device node", DEFAULT_KVM_DEVICE)
     .addOption(
       new Option("--tier <NAME>", "tiers of the software CPU that run").choices(TIERS).default("auto"),
+    )
+    .option(
+      "--profile-cpu <FILE>",
+      "write where the software CPU's time went, at the end; JSON where FILE ends in .json",
     )
     .option("--name <NAME>", "instance name (default: guest-PID)", parseName)
     .option(
@@ -147,7 +152,7 @@ async function machineOptions(
     tier: options.tier,
     onReboot: options.onReboot,
     isaDebugExit: options.isaDebugExit === true,
-    ...given({ timeoutSeconds: options.timeout }),
+    ...given({ timeoutSeconds: options.timeout, profileCpu: options.profileCpu }),
     debug: {
       ioport: options.debugIoport === true,
       mmio: options.debugMmio === true,

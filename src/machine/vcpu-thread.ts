@@ -1,5 +1,6 @@
 /** Worker: runs one vCPU and serves its exits. */
 import { parentPort, workerData } from "node:worker_threads";
+import { namedDevices } from "./cpu-profile.js";
 import { traceLine } from "./log.js";
 import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
 import { runVcpu } from "./vcpu-runner.js";
@@ -13,5 +14,10 @@ await enterThread(`vcpu-${data.id}`, data, (board) => {
     lifecycle.firstRun = clock.now();
     parentPort?.postMessage(RUNNING);
   }
-  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+  try {
+    runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+  } finally {
+    const profile = vcpu.profile?.();
+    if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });
+  }
 });

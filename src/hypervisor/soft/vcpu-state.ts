@@ -220,6 +220,7 @@ export const Leave = {
   /** As POLL, between two elements of a string instruction: RIP is its own. */
   REPEAT: 9,
 } as const;
+export type Leave = (typeof Leave)[keyof typeof Leave];
 
 /** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
