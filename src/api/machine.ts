@@ -70,6 +70,8 @@ export interface MachineOptions {
   /** KVM's device node, default /dev/kvm. */
   dev?: string;
   tier?: Tier;
+  /** File for a profile of the software CPU, written at the end: JSON where the name ends in .json, else text. */
+  profileCpu?: string;
   /** "none": the guest's output goes nowhere. */
   console?: ConsoleKind;
   /** A write of V to port 0xf4 ends the machine with code (V << 1) | 1. */
@@ -323,12 +325,23 @@ async function makeInstance(
 
 function configOf(options: MachineOptions): MachineConfig {
   const base = defaultConfig();
-  const { memoryMiB, name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule } =
-    options;
+  const {
+    memoryMiB,
+    name,
+    cpus,
+    accel,
+    dev,
+    tier,
+    profileCpu,
+    console,
+    isaDebugExit,
+    onReboot,
+    providerModule,
+  } = options;
   const { virtioTransport, virtioRing, disks = [] } = options;
   return {
     ...base,
-    ...given({ name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...given({ name, cpus, accel, dev, tier, profileCpu, console, isaDebugExit, onReboot, providerModule }),
     ...given({ virtioTransport, virtioRing }),
     rng: options.rng ?? options.nodefaults !== true,
     disks: disks.map(({ serial, ...spec }, i) => ({ spec, serial: serial ?? `nlkt-disk${i}` })),

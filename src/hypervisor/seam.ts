@@ -218,6 +218,24 @@ export interface Vcpu {
   translate(linear: bigint): number | undefined;
   /** Counters that the provider keeps, by name; which there are is its own affair. KVM_GET_STATS_FD. Any thread. */
   getStats(): Record<string, number>;
+  /** What the vCPU's time went into until now, where the provider measures that. Once, after the last `run`. */
+  profile?(): VcpuProfile | undefined;
+}
+
+/** One thing that was counted or took time. */
+export interface ProfileRow {
+  readonly name: string;
+  readonly count?: number;
+  readonly seconds?: number;
+  /** Of an access that the machine served. */
+  readonly access?: { readonly space: "port" | "MMIO"; readonly address: number };
+}
+
+export interface VcpuProfile {
+  readonly vcpu: number;
+  /** From the first `run` on. */
+  readonly seconds: number;
+  readonly sections: readonly { readonly name: string; readonly rows: readonly ProfileRow[] }[];
 }
 
 /** Where a GSI leads: `struct kvm_irq_routing_entry`. */

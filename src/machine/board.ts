@@ -98,6 +98,7 @@ export class Board {
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,
+      profile: config.profileCpu !== undefined,
       device: config.dev,
       create,
     });

@@ -61,6 +61,8 @@ export interface MachineConfig {
   /** KVM's device node. */
   readonly dev: string;
   readonly tier: Tier;
+  /** File for where the vCPUs' time went, written at the machine's end. */
+  readonly profileCpu?: string;
   /** Module (URL) that exports another provider, `Provider` of provider.ts; for tests and experiments. */
   readonly providerModule?: string;
   /** Where COM1 goes. */
@@ -115,6 +117,9 @@ export function checkConfig(config: MachineConfig): void {
   }
   if (ramBytes > MAX_RAM_BYTES) {
     throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
+  }
+  if (config.profileCpu !== undefined && config.accel === "kvm") {
+    throw new ConfigError("--profile-cpu: only the software CPU has a profile (--accel soft)");
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
   if (config.providerModule === undefined && config.accel === "soft" && cpus > MAX_SOFT_CPUS) {

@@ -9,6 +9,7 @@ import { chooseAccel } from "./accel.js";
 import { Board } from "./board.js";
 import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
 import type { InstanceInfo, InstanceStats } from "./control/protocol.js";
+import { tryCpuProfile, writeCpuProfile } from "./cpu-profile.js";
 import type { End } from "./exit-status.js";
 import { given } from "./given.js";
 import type { GuestSources } from "./guest-sources.js";
@@ -53,6 +54,7 @@ export class Instance {
   static async create(asked: MachineConfig, log: LogSink): Promise<Instance> {
     const config = await decideAccel(asked, log);
     checkConfig(config);
+    if (config.profileCpu !== undefined) await tryCpuProfile(config.profileCpu);
     const lockOrder = lockOrderTable();
     validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
@@ -159,6 +161,14 @@ export class Instance {
     this.#kick();
     await this.#threads.stop();
     vm.close();
+    const { profileCpu } = this.config;
+    if (profileCpu !== undefined) {
+      try {
+        await writeCpuProfile(profileCpu, this.#threads.profiles);
+      } catch (error) {
+        this.#log("error", `--profile-cpu: ${(error as Error).message}`);
+      }
+    }
     return lifecycle.result;
   }
 }

@@ -10,6 +10,8 @@ import type { MachineConfig } from "./config.js";
 export interface VmOptions {
   readonly cpus: number;
   readonly tier: "auto" | "hot" | "cold";
+  /** Whether the vCPUs measure where their time goes (`Vcpu.profile`). */
+  readonly profile: boolean;
   /** KVM's device node. */
   readonly device: string;
   /** True in the one thread that makes the machine, false in those that attach to it. */

@@ -1,5 +1,6 @@
 /** Worker: runs one vCPU and serves its exits. */
 import { parentPort, workerData } from "node:worker_threads";
+import { namedDevices } from "./cpu-profile.js";
 import { traceLine } from "./log.js";
 import { registerDump } from "./register-dump.js";
 import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
@@ -19,5 +20,10 @@ await enterThread(`vcpu-${data.id}`, data, (board) => {
     parentPort?.postMessage(RUNNING);
   }
   const { debug } = data.config;
-  runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, debug, trace: traceLine });
+  try {
+    runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, debug, trace: traceLine });
+  } finally {
+    const profile = vcpu.profile?.();
+    if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });
+  }
 });

@@ -29,6 +29,8 @@ const MIB = 1 << 20;
 const CODE_ARENA_BYTES = 128 * MIB;
 /** Nanoseconds until places that wait for translation are looked at. */
 const HOT_CODE_DELAY = 2_500_000;
+/** Nanoseconds between two looks at where guest code is. */
+const PROFILE_INTERVAL = 4_000_000;
 /** Interrupt controllers, clocks, alignment. */
 const OTHER_BYTES = 2 * MIB;
 
@@ -40,6 +42,8 @@ export function softArenaBytes(cpus: number): number {
 export interface SoftVmOptions {
   readonly cpus: number;
   readonly tier?: "auto" | "hot" | "cold";
+  /** Whether the vCPUs measure where their time goes. */
+  readonly profile?: boolean;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
   /** Other parts than a machine's own, where the vCPU only steps in for another provider's. */
@@ -81,6 +85,7 @@ export class SoftVm implements Vm {
   readonly #doorbells: Doorbell[] = [];
   readonly cpuids: readonly CpuidTable[];
   readonly #hotCodeTimers: readonly Timer[];
+  readonly #profileTimers: readonly Timer[];
 
   constructor(
     readonly memory: SharedMemory,
@@ -119,6 +124,8 @@ export class SoftVm implements Vm {
     );
     this.kvmClock = new KvmClock(memory, allocator, clock, tsc, guestMemory, options.cpus);
     this.#hotCodeTimers = this.places.map((_, id) => timers.create(() => this.#signal(id, Poll.HOT_CODE)));
+    const profiled = options.profile === true ? this.places : [];
+    this.#profileTimers = profiled.map((_, id) => timers.create(() => this.#signal(id, Poll.HOT_CODE)));
     if (options.create) this.#create();
     guestMemory.onWrite((offset, length) => this.#hostWrote(offset, length));
   }
@@ -143,6 +150,11 @@ export class SoftVm implements Vm {
   /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */
   remindOfHotCode(id: number): void {
     this.#hotCodeTimers[id].arm(this.clock.now() + HOT_CODE_DELAY);
+  }
+
+  /** Make vCPU `id` leave guest code soon, so that its profile sees where it is. */
+  interruptGuestCode(id: number): void {
+    this.#profileTimers[id].arm(this.clock.now() + PROFILE_INTERVAL);
   }
 
   /** Ask vCPU `id` for what `bits` of Request say. */

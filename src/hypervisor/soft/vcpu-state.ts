@@ -220,6 +220,7 @@ export const Leave = {
   /** As POLL, between two elements of a string instruction: RIP is its own. */
   REPEAT: 9,
 } as const;
+export type Leave = (typeof Leave)[keyof typeof Leave];
 
 /** `counters` by name: `slowLoad`, `leaveDecode` … */
 export function readCounters(counters: BigUint64Array): Record<string, number> {

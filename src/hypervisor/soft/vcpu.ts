@@ -17,15 +17,17 @@ import {
   type Sregs,
   type Vcpu,
   type VcpuEvents,
+  type VcpuProfile,
   type VmExit,
 } from "../seam.js";
-import { instantiateEngine, makeDecoder } from "./cold/engine.js";
+import { type ColdImports, instantiateEngine, makeDecoder } from "./cold/engine.js";
 import { Special } from "./cold/special-handlers.js";
 import { CodeCache } from "./decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
 import { HotTier } from "./hot/hot-tier.js";
 import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
+import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
 import { ControlRegisters } from "./system/control.js";
 import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
@@ -110,6 +112,8 @@ export class SoftVcpu implements Vcpu {
   /** Apart from the other parts: any thread may set MSRs. */
   readonly #msrs: Msrs;
   #parts: Parts | undefined;
+  /** Only while time is measured (`--profile-cpu`). */
+  #profile: CpuProfile | undefined;
   #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
 
   constructor(
@@ -168,13 +172,17 @@ export class SoftVcpu implements Vcpu {
       if (cache.written(page, offset, bytes))
         Atomics.or(memory.i32, (s.address + O.poll) >>> 2, Poll.STALE_CODE);
     };
-    const engine = instantiateEngine(memory, {
+    const imports: ColdImports = {
       mmioLoad: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, false),
       mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
       clock: () => clock.now(),
-    });
+    };
+    const engine = instantiateEngine(
+      memory,
+      this.vm.options.profile === true ? this.#profiled(imports) : imports,
+    );
     const wasm = engine.exports;
     let hot: HotTier | undefined;
     cache = new CodeCache(
@@ -205,6 +213,7 @@ export class SoftVcpu implements Vcpu {
       s.hotThreshold = forced ? 1 : HOT_ARRIVALS;
       s.hotFirst = hot.first;
     }
+    if (this.vm.options.profile === true) this.#startProfile(cache, hot);
     const access = new GuestAccess(memory, s, wasm, codeWritten);
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
@@ -238,11 +247,27 @@ export class SoftVcpu implements Vcpu {
     return { decoder, cache, hot, wasm, access, segments, interrupts, control, debug, msrs, ports, context };
   }
 
+  #startProfile(cache: CodeCache, hot: HotTier | undefined): void {
+    this.#profile = new CpuProfile(this.#s, { cache, hot }, () => this.vm.interruptGuestCode(this.id));
+  }
+
+  /** What guest code calls, with the time it takes told from guest code's own. */
+  #profiled(imports: ColdImports): ColdImports {
+    const within = (activity: Activity, work: () => void) => this.#profile?.within(activity, work);
+    return {
+      ...imports,
+      mmioLoad: (...args) => within(Activity.interruptControllers, () => imports.mmioLoad(...args)),
+      mmioStore: (...args) => within(Activity.interruptControllers, () => imports.mmioStore(...args)),
+      codeWritten: (...args) => within(Activity.codeWritten, () => imports.codeWritten(...args)),
+    };
+  }
+
   // --- the loop ---
 
   run(): ExitReason {
     const s = this.#s;
     const parts = this.#run;
+    this.#profile?.turn(Activity.loop);
     this.#completeIo();
     for (;;) {
       // What an instruction waited for has come: it is finished before anything else may happen.
@@ -258,7 +283,10 @@ export class SoftVcpu implements Vcpu {
         Atomics.store(this.#memory.i32, index, 0);
         s.irqPending = 1;
         if (s.requests !== 0 && this.#serveRequests()) return this.#leave(ExitReason.INTR);
-        if (parts.hot?.due === true) parts.hot.translateWaiting();
+        if (parts.hot?.due === true) {
+          this.#profile?.turn(Activity.translating);
+          parts.hot.translateWaiting();
+        }
       }
       if (s.mpState !== MpState.RUNNABLE) {
         if (!this.#wake()) {
@@ -279,6 +307,7 @@ export class SoftVcpu implements Vcpu {
         this.#debug.enable ||
         (s.dr[7] & 0xffn) !== 0n;
       if (stepping) {
+        this.#profile?.turn(Activity.stepping);
         const reason = this.#step(parts);
         if (reason !== undefined) return this.#leave(reason);
         // The host's single step ends where an exception was delivered, too.
@@ -287,7 +316,9 @@ export class SoftVcpu implements Vcpu {
       }
       // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
       s.eflags &= ~Eflags.RF;
+      this.#profile?.turn(Activity.guestCode);
       parts.wasm.enter(s.address);
+      this.#profile?.left();
       const reason = this.#left(parts);
       if (reason !== undefined) return this.#leave(reason);
     }
@@ -295,6 +326,8 @@ export class SoftVcpu implements Vcpu {
 
   #leave(reason: ExitReason): ExitReason {
     this.exit.reason = reason;
+    if (reason === ExitReason.IO || reason === ExitReason.MMIO)
+      this.#profile?.exited(this.exit, reason === ExitReason.IO);
     return reason;
   }
 
@@ -718,7 +751,9 @@ export class SoftVcpu implements Vcpu {
       return;
     }
     const vector = this.#irqchip.acknowledge(this.id);
-    if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+    if (vector < 0) return;
+    this.#profile?.turn(Activity.interrupts);
+    this.#deliverEvent(vector, EventKind.EXTERNAL);
   }
 
   /** STI was the instruction before: one more is run before interrupts and NMIs (SDM vol. 2, STI). */
@@ -805,7 +840,9 @@ export class SoftVcpu implements Vcpu {
     const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
     if (milliseconds > 0) {
       aboutToWait("halted vCPU");
+      this.#profile?.turn(Activity.halted);
       Atomics.wait(this.#memory.i32, index, 0, milliseconds);
+      this.#profile?.turn(Activity.loop);
     }
     this.#irqchip.expireTimer(this.id);
   }
@@ -930,6 +967,9 @@ export class SoftVcpu implements Vcpu {
   }
   setGuestDebug(debug: GuestDebug): void {
     this.#debug = debug;
+  }
+  profile(): VcpuProfile | undefined {
+    return this.#profile?.report(this.id);
   }
   translate(linear: bigint): number | undefined {
     try {
