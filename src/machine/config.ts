@@ -11,7 +11,7 @@ export const DEFAULT_CPUS = 1;
 export const DEFAULT_KVM_DEVICE = "/dev/kvm";
 
 /** vCPUs that the soft provider can run. */
-export const MAX_SOFT_CPUS = 1;
+export const MAX_SOFT_CPUS = 8;
 
 export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];

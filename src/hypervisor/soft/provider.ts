@@ -1,6 +1,7 @@
 /** The provider `soft`: a VM whose vCPUs are NLKT's own CPU. Meets src/hypervisor/seam.ts. */
 import type { Clock } from "../../memory/clock.js";
 import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
+import type { ViewOf } from "../../memory/layout.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { Timer, Timers } from "../../memory/timers.js";
@@ -9,11 +10,14 @@ import { TSC_KHZ } from "./irqchip/cpu-signals.js";
 import { IrqChip } from "./irqchip/irqchip.js";
 import { KvmClock } from "./irqchip/kvmclock.js";
 import { MAX_PHYSICAL_BITS } from "./mmu/walk.js";
+import { BUS_LOCK } from "./smp/bus-lock.js";
+import { Coherence } from "./smp/coherence.js";
 import { softCpuid } from "./system/cpuid.js";
 import { CpuidTable } from "./system/cpuid-table.js";
 import { SoftVcpu } from "./vcpu.js";
 import {
   O,
+  PHYS_MAP_BYTES,
   PHYS_PAGES,
   PhysFlag,
   Poll,
@@ -34,7 +38,7 @@ const OTHER_BYTES = 2 * MIB;
 
 /** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM. */
 export function softArenaBytes(cpus: number): number {
-  return PHYS_PAGES * 4 + OTHER_BYTES + cpus * (VCPU_BYTES + PAGE + CODE_ARENA_BYTES);
+  return PHYS_MAP_BYTES + OTHER_BYTES + cpus * (VCPU_BYTES + PAGE + CODE_ARENA_BYTES);
 }
 
 export interface SoftVmOptions {
@@ -76,6 +80,8 @@ export class SoftVm implements Vm {
   readonly places: readonly VcpuPlace[];
   /** Address of the map from guest-physical pages to linear memory. */
   readonly physMap: number;
+  readonly coherence: Coherence;
+  readonly #busLock: ViewOf<typeof BUS_LOCK>;
   readonly #slots = new Map<number, MemorySlot>();
   readonly #vcpus = new Map<number, SoftVcpu>();
   readonly #doorbells: Doorbell[] = [];
@@ -90,13 +96,18 @@ export class SoftVm implements Vm {
     readonly clock: Clock,
     readonly options: SoftVmOptions,
   ) {
-    this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_PAGES * 4, "soft.phys-map", PAGE);
+    this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_MAP_BYTES, "soft.phys-map", PAGE);
     const codeBytes = options.parts?.codeArenaBytes ?? CODE_ARENA_BYTES;
     this.places = Array.from({ length: options.cpus }, (_, id) => {
       const at = allocator.bytes(VCPU_BYTES, `soft.vcpu${id}`, PAGE);
       const codeStart = allocator.bytes(codeBytes, `soft.code${id}`, PAGE);
       return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + codeBytes };
     });
+    this.#busLock = allocator.alloc(BUS_LOCK, "soft.bus-lock");
+    const states = this.places.map(({ state }) => state);
+    this.coherence = new Coherence(memory, allocator, states, this.physMap, (id, bits) =>
+      this.request(id, bits),
+    );
     this.cpuids = this.places.map((_, id) => new CpuidTable(memory, allocator, `soft.cpuid${id}`));
     const tsc = { tscOffset: (id: number) => this.places[id].state.tscOffset };
     this.irqchip = new (options.parts?.IrqChip ?? IrqChip)(
@@ -124,11 +135,18 @@ export class SoftVm implements Vm {
   }
 
   #create(): void {
-    this.places.forEach(({ state }, id) => {
+    const { places } = this;
+    this.#busLock.word = 0;
+    this.#busLock.count = places.length;
+    places.forEach(({ state }, id) => {
+      this.#busLock.vcpus[id] = state.address;
       state.physMap = this.physMap;
+      state.ownerBit = 1 << id;
+      state.busLock = places.length > 1 ? this.#busLock.address : 0;
       SoftVcpu.powerUp(state, this.memory, id);
       this.cpuids[id].set(softCpuid(id, this.options.cpus));
     });
+    this.coherence.reset();
     this.irqchip.reset();
     this.kvmClock.reset();
   }
@@ -155,16 +173,17 @@ export class SoftVm implements Vm {
   #hostWrote(offset: number, length: number): void {
     const slot = this.guestMemory.slots.find((s) => offset >= s.offset && offset < s.offset + s.size);
     if (slot === undefined || length === 0) return;
-    const first = Math.floor((slot.guestPhysical + offset - slot.offset) / PAGE);
-    const last = Math.floor((slot.guestPhysical + offset - slot.offset + length - 1) / PAGE);
-    let code = false;
+    const start = slot.guestPhysical + offset - slot.offset;
+    const first = Math.floor(start / PAGE);
+    const last = Math.floor((start + length - 1) / PAGE);
     for (let page = first; page <= last; page++) {
-      const flags = this.memory.u32[(this.physMap >>> 2) + page];
-      if ((flags & PhysFlag.CODE) !== 0) code = true;
-      if ((flags & PhysFlag.LOG_DIRTY) !== 0)
-        Atomics.or(this.memory.u32, (this.physMap >>> 2) + page, PhysFlag.DIRTY);
+      const from = Math.max(start - page * PAGE, 0);
+      const to = Math.min(start + length - page * PAGE, PAGE);
+      this.coherence.written(page, from, to - from);
+      const index = (this.physMap >>> 2) + page;
+      if ((this.memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0)
+        Atomics.or(this.memory.u32, index, PhysFlag.DIRTY);
     }
-    if (code) for (let id = 0; id < this.places.length; id++) this.request(id, Request.FLUSH_CODE);
   }
 
   setMemorySlot(slot: MemorySlot): void {
