@@ -32,7 +32,7 @@ import { EndReason } from "./exit-status.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
-import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
+import { arenaRoom, LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
@@ -64,7 +64,8 @@ export class Board {
   readonly #powerButtonTimer: Timer;
 
   constructor({ config, provider, memory, clock, create }: BoardOptions) {
-    const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    const arenaBytes = provider.arenaBytes(config.cpus, arenaRoom(config.ramBytes));
+    const plan = planLinearMemory(config.ramBytes, arenaBytes);
     this.memory = memory;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
@@ -76,6 +77,7 @@ export class Board {
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,
+      arenaBytes,
       device: config.dev,
       create,
     });

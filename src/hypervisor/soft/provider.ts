@@ -36,14 +36,19 @@ const HOT_CODE_DELAY = 2_500_000;
 /** Interrupt controllers, clocks, alignment. */
 const OTHER_BYTES = 2 * MIB;
 
-/** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM. */
-export function softArenaBytes(cpus: number): number {
-  return PHYS_MAP_BYTES + OTHER_BYTES + cpus * (VCPU_BYTES + PAGE + CODE_ARENA_BYTES);
+const fixedBytes = (cpus: number) => PHYS_MAP_BYTES + OTHER_BYTES + cpus * (VCPU_BYTES + 2 * PAGE);
+
+/** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM: what it can use, of `room` at most. */
+export function softArenaBytes(cpus: number, room = Number.POSITIVE_INFINITY): number {
+  const each = Math.min(CODE_ARENA_BYTES, Math.floor((room - fixedBytes(cpus)) / cpus / PAGE) * PAGE);
+  return fixedBytes(cpus) + cpus * each;
 }
 
 export interface SoftVmOptions {
   readonly cpus: number;
   readonly tier?: "auto" | "hot" | "cold";
+  /** What `softArenaBytes` said, where it is not all that it could be. */
+  readonly arenaBytes?: number;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
   /** Other parts than a machine's own, where the vCPU only steps in for another provider's. */
@@ -97,8 +102,9 @@ export class SoftVm implements Vm {
     readonly options: SoftVmOptions,
   ) {
     this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_MAP_BYTES, "soft.phys-map", PAGE);
-    const codeBytes = options.parts?.codeArenaBytes ?? CODE_ARENA_BYTES;
-    this.places = Array.from({ length: options.cpus }, (_, id) => {
+    const { cpus, arenaBytes = softArenaBytes(cpus) } = options;
+    const codeBytes = options.parts?.codeArenaBytes ?? (arenaBytes - fixedBytes(cpus)) / cpus;
+    this.places = Array.from({ length: cpus }, (_, id) => {
       const at = allocator.bytes(VCPU_BYTES, `soft.vcpu${id}`, PAGE);
       const codeStart = allocator.bytes(codeBytes, `soft.code${id}`, PAGE);
       return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + codeBytes };
