@@ -1,4 +1,5 @@
 /** The provider `soft`: a VM whose vCPUs are NLKT's own CPU. Meets src/hypervisor/seam.ts. */
+import { availableParallelism } from "node:os";
 import type { Clock } from "../../memory/clock.js";
 import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
 import type { ViewOf } from "../../memory/layout.js";
@@ -144,6 +145,8 @@ export class SoftVm implements Vm {
     const { places } = this;
     this.#busLock.word = 0;
     this.#busLock.count = places.length;
+    this.#busLock.running = places.length;
+    this.#busLock.cores = availableParallelism();
     places.forEach(({ state }, id) => {
       this.#busLock.vcpus[id] = state.address;
       state.physMap = this.physMap;
@@ -162,6 +165,11 @@ export class SoftVm implements Vm {
     const index = (this.places[id].state.address + O.poll) >>> 2;
     Atomics.or(this.memory.i32, index, bits);
     Atomics.notify(this.memory.i32, index);
+  }
+
+  /** A vCPU's thread falls asleep (−1) or is back (1). */
+  countRunning(change: 1 | -1): void {
+    Atomics.add(this.memory.i32, (this.#busLock.address + BUS_LOCK.offset.running) >>> 2, change);
   }
 
   /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */

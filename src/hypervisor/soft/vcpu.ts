@@ -840,7 +840,9 @@ export class SoftVcpu implements Vcpu {
     const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
     if (milliseconds > 0) {
       aboutToWait("halted vCPU");
+      this.vm.countRunning(-1);
       Atomics.wait(this.#memory.i32, index, 0, milliseconds);
+      this.vm.countRunning(1);
     }
     this.#irqchip.expireTimer(this.id);
   }

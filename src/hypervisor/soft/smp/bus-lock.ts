@@ -27,6 +27,9 @@ export const BUS_LOCK = new Layout("soft-bus-lock", {
   word: "u32",
   /** vCPUs, and the addresses of their states. */
   count: "u32",
+  /** vCPUs that are not halted, and how many of them the host has cores for: see pause.ts. */
+  running: "i32",
+  cores: "i32",
   vcpus: array("u32", MAX_VCPUS),
 });
 
