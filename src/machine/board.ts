@@ -40,7 +40,7 @@ import { GuestStatusPort } from "./guest-status.js";
 import { IoThreads } from "./io-threads.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
-import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
+import { arenaRoom, LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
 import { VcpuMonitor } from "./vcpu-monitor.js";
 import { VirtioDevices } from "./virtio-devices.js";
@@ -81,7 +81,8 @@ export class Board {
   readonly #powerButtonTimer: Timer;
 
   constructor({ config, provider, memory, clock, create }: BoardOptions) {
-    const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    const arenaBytes = provider.arenaBytes(config.cpus, arenaRoom(config.ramBytes));
+    const plan = planLinearMemory(config.ramBytes, arenaBytes);
     this.memory = memory;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
@@ -99,6 +100,7 @@ export class Board {
       cpus: config.cpus,
       tier: config.tier,
       profile: config.profileCpu !== undefined,
+      arenaBytes,
       device: config.dev,
       create,
     });

@@ -12,7 +12,7 @@ export const DEFAULT_CPUS = 1;
 export const DEFAULT_KVM_DEVICE = "/dev/kvm";
 
 /** vCPUs that the soft provider can run. */
-export const MAX_SOFT_CPUS = 1;
+export const MAX_SOFT_CPUS = 8;
 
 export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -109,7 +109,7 @@ export function defaultConfig(): MachineConfig {
 }
 
 /** Throws `ConfigError` for what no machine can be made of. `--accel auto` is decided by then. */
-export function checkConfig(config: MachineConfig): void {
+export function checkConfig(config: MachineConfig, hostArchitecture: string = process.arch): void {
   const { ramBytes, cpus } = config;
   if (!Number.isInteger(ramBytes)) throw new ConfigError(`--mem: ${ramBytes} is no whole number of bytes`);
   if (ramBytes < MIN_RAM_BYTES) {
@@ -122,9 +122,15 @@ export function checkConfig(config: MachineConfig): void {
     throw new ConfigError("--profile-cpu: only the software CPU has a profile (--accel soft)");
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
-  if (config.providerModule === undefined && config.accel === "soft" && cpus > MAX_SOFT_CPUS) {
-    throw new ConfigError(
-      `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,
-    );
+  if (config.providerModule === undefined && config.accel === "soft") {
+    if (cpus > MAX_SOFT_CPUS) {
+      throw new ConfigError(`--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS}`);
+    }
+    // Plain accesses of the guest are plain accesses of the host: they rely on its memory order.
+    if (cpus > 1 && hostArchitecture !== "x64") {
+      throw new ConfigError(
+        `--cpus: ${cpus} vCPUs of the software CPU need a host with the memory order of x86, not ${hostArchitecture}`,
+      );
+    }
   }
 }

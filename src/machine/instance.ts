@@ -15,7 +15,7 @@ import { given } from "./given.js";
 import type { GuestSources } from "./guest-sources.js";
 import { loadGuest } from "./load-guest.js";
 import type { LogSink } from "./log.js";
-import { formatMiB, planLinearMemory } from "./memory-map.js";
+import { arenaRoom, formatMiB, planLinearMemory } from "./memory-map.js";
 import { loadProvider } from "./provider.js";
 import { residentRam } from "./resident-memory.js";
 import { Threads } from "./threads.js";
@@ -58,7 +58,8 @@ export class Instance {
     const lockOrder = lockOrderTable();
     validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
-    const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    const { ramBytes, cpus } = config;
+    const { total } = planLinearMemory(ramBytes, provider.arenaBytes(cpus, arenaRoom(ramBytes)));
     let memory: SharedMemory;
     try {
       memory = SharedMemory.create(total);

@@ -37,7 +37,7 @@ export const HIGH_RAM_START = 2 ** 32;
 const STATE_START = 4 * KIB;
 /** Room for the state of all devices, rings and locks, and the page before it. */
 const DEVICE_STATE_BYTES = 16 * MIB;
-/** The most that a provider may ask for as its arena. */
+/** What a provider can count on for its arena. */
 export const MAX_PROVIDER_ARENA_BYTES = 496 * MIB;
 
 const PAGE = 4 * KIB;
@@ -54,6 +54,11 @@ export interface LinearPlan {
   readonly ramOffset: number;
   /** Bytes of the whole memory. */
   readonly total: number;
+}
+
+/** Bytes that are left for a provider's arena beside `ramBytes` of RAM. */
+export function arenaRoom(ramBytes: number): number {
+  return WASM_MEMORY_LIMIT - DEVICE_STATE_BYTES - alignUp(ramBytes, WASM_PAGE_SIZE);
 }
 
 /** Lay out the linear memory. `ramBytes` and `arenaBytes` in bytes. */

@@ -11,7 +11,7 @@ import { ExitReason, MpState, type Vcpu, type VmExit } from "../seam.js";
 import { IrqChip } from "../soft/irqchip/irqchip.js";
 import { SoftVm } from "../soft/provider.js";
 import { Msr } from "../soft/system/msrs.js";
-import { PHYS_PAGES, VCPU_BYTES } from "../soft/vcpu-state.js";
+import { PHYS_MAP_BYTES, VCPU_BYTES } from "../soft/vcpu-state.js";
 import { Kvm } from "./abi/constants.js";
 import * as abi from "./abi/structs.js";
 import { writeFpu } from "./fpu-image.js";
@@ -24,7 +24,7 @@ const CODE_ARENA_BYTES = 256 << 10;
 
 /** Bytes of linear memory for the stepping of one vCPU, and once for them all. */
 export const STEP_ARENA_BYTES = VCPU_BYTES + CODE_ARENA_BYTES + 1 * MIB;
-export const STEP_PHYS_MAP_BYTES = PHYS_PAGES * 4;
+export const STEP_PHYS_MAP_BYTES = PHYS_MAP_BYTES;
 
 /** Registers that instructions use or change, beside those of the other groups. */
 const MSRS = [

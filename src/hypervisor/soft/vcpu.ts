@@ -29,6 +29,7 @@ import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
+import type { PageEventReader } from "./smp/page-events.js";
 import { ControlRegisters } from "./system/control.js";
 import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
 import { AccessPending, GuestFault } from "./system/fault.js";
@@ -114,6 +115,8 @@ export class SoftVcpu implements Vcpu {
   #parts: Parts | undefined;
   /** Only while time is measured (`--profile-cpu`). */
   #profile: CpuProfile | undefined;
+  #pageEvents: PageEventReader | undefined;
+  readonly #alone: boolean;
   #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
 
   constructor(
@@ -125,6 +128,7 @@ export class SoftVcpu implements Vcpu {
     this.#irqchip = vm.irqchip;
     this.#exitData = new DataView(this.exit.data.buffer);
     this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
+    this.#alone = vm.places.length === 1;
     this.#msrs = new Msrs(
       this.#s,
       id,
@@ -141,11 +145,13 @@ export class SoftVcpu implements Vcpu {
 
   /** State at power-up (SDM vol. 3A, table 10-1); for the thread that makes the machine. */
   static powerUp(s: VcpuState, memory: SharedMemory, id: number): void {
-    const { physMap } = s;
+    const { physMap, ownerBit, busLock } = s;
     memory.u8.fill(0, s.address, s.address + VCPU_STATE.size);
     memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + HOT_COUNTERS_OFFSET);
     memory.u8.fill(0, s.address + HOT_COUNTERS_OFFSET, s.address + VCPU_BYTES);
     s.physMap = physMap;
+    s.ownerBit = ownerBit;
+    s.busLock = busLock;
     s.hotCounters = s.address + HOT_COUNTERS_OFFSET;
     s.hotThreshold = NEVER_HOT;
     registers.resetRegisters(s);
@@ -166,9 +172,11 @@ export class SoftVcpu implements Vcpu {
     const place = this.vm.places[this.id];
     const decoder = makeDecoder();
     let cache: CodeCache;
+    const { coherence } = this.vm;
     const codeWritten = (page: number, offset: number, bytes: number) => {
       const index = (s.physMap >>> 2) + page;
       if ((memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0) Atomics.or(memory.u32, index, PhysFlag.DIRTY);
+      if (!this.#alone) coherence.written(page, offset, bytes, this.id);
       if (cache.written(page, offset, bytes))
         Atomics.or(memory.i32, (s.address + O.poll) >>> 2, Poll.STALE_CODE);
     };
@@ -196,8 +204,19 @@ export class SoftVcpu implements Vcpu {
         wasm.flushTlb(s.address);
         hot?.flushed();
       },
-      (linearPage) => wasm.flushWrites(s.address, linearPage | 0),
+      {
+        own: (page) => {
+          coherence.own(page, this.id);
+          wasm.flushWrites(s.address, cache.linearPage(page) | 0);
+        },
+        disown: (page) => coherence.sharing.disown(page, this.id),
+      },
     );
+    this.#pageEvents = {
+      written: (page, offset, length) => cache.written(page, offset, length),
+      dropWrites: (page) => wasm.flushWrites(s.address, cache.linearPage(page) | 0),
+      everything: () => cache.flush(),
+    };
     if (this.vm.options.tier !== "cold") {
       const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
       const forced = this.vm.options.tier === "hot";
@@ -214,7 +233,7 @@ export class SoftVcpu implements Vcpu {
       s.hotFirst = hot.first;
     }
     if (this.vm.options.profile === true) this.#startProfile(cache, hot);
-    const access = new GuestAccess(memory, s, wasm, codeWritten);
+    const access = new GuestAccess(memory, s, wasm, coherence.sharing, codeWritten);
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
@@ -316,12 +335,31 @@ export class SoftVcpu implements Vcpu {
       }
       // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
       s.eflags &= ~Eflags.RF;
+      this.#enterGuest();
       this.#profile?.turn(Activity.guestCode);
-      parts.wasm.enter(s.address);
-      this.#profile?.left();
+      try {
+        parts.wasm.enter(s.address);
+      } finally {
+        this.#profile?.left();
+        this.#leftGuest();
+      }
       const reason = this.#left(parts);
       if (reason !== undefined) return this.#leave(reason);
     }
+  }
+
+  /** From here on other vCPUs wait for this one where they have to. */
+  #enterGuest(): void {
+    if (this.#alone) return;
+    while (!this.vm.coherence.enter(this.id)) this.#servePageEvents();
+  }
+
+  #leftGuest(): void {
+    if (!this.#alone) this.vm.coherence.left(this.id);
+  }
+
+  #servePageEvents(): void {
+    if (this.#pageEvents !== undefined) this.vm.coherence.serve(this.id, this.#pageEvents);
   }
 
   #leave(reason: ExitReason): ExitReason {
@@ -613,7 +651,12 @@ export class SoftVcpu implements Vcpu {
     s.shadow = 0;
     Atomics.or(this.#memory.i32, (s.address + O.poll) >>> 2, Poll.STEP);
     debug.begin();
-    wasm.enterRecord(s.address, records);
+    this.#enterGuest();
+    try {
+      wasm.enterRecord(s.address, records);
+    } finally {
+      this.#leftGuest();
+    }
     let reason: ExitReason | undefined;
     let byNewFlags = false;
     if (s.leave === Leave.FAULT || s.leave === Leave.MMIO) reason = this.#left(parts);
@@ -791,6 +834,7 @@ export class SoftVcpu implements Vcpu {
     const index = (s.address + O.requests) >>> 2;
     let requests = Atomics.exchange(this.#memory.i32, index, 0);
     const { cache, wasm, msrs } = this.#run;
+    if ((requests & Request.PAGE_EVENTS) !== 0) this.#servePageEvents();
     if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
     if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
     if ((requests & Request.INIT) !== 0) {
@@ -841,7 +885,9 @@ export class SoftVcpu implements Vcpu {
     if (milliseconds > 0) {
       aboutToWait("halted vCPU");
       this.#profile?.turn(Activity.halted);
+      this.vm.countRunning(-1);
       Atomics.wait(this.#memory.i32, index, 0, milliseconds);
+      this.vm.countRunning(1);
       this.#profile?.turn(Activity.loop);
     }
     this.#irqchip.expireTimer(this.id);

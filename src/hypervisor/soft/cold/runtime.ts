@@ -23,6 +23,8 @@ import {
   Leave,
   MmuMode,
   O,
+  PAGE_SHARING_OFFSET,
+  PageSharing,
   PhysFlag,
   RECORD_SIZE,
   Rec,
@@ -31,7 +33,18 @@ import {
   Vector,
   WALK_WRITABLE,
 } from "../vcpu-state.js";
-import { I32, I64, load8U, load16U, load32, load32U64, load64, type ValType } from "../wasm/expr.js";
+import {
+  atomicFence,
+  atomicRmw,
+  I32,
+  I64,
+  load8U,
+  load16U,
+  load32,
+  load32U64,
+  load64,
+  type ValType,
+} from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
@@ -82,6 +95,7 @@ export class Runtime {
   readonly segmentLinear: FuncRef<readonly ["i32", "i32", "i32", "i64", "i32"], "i64">;
   readonly #shared = new Map<string, FuncRef>();
   readonly #refillFtlb: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
+  readonly #claimWrites: FuncRef<readonly ["i32", "i64"], "i32">;
   readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
   readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
   readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
@@ -120,6 +134,7 @@ export class Runtime {
       f.store32(cpu, I32.const(Leave.HOT), O.leave);
     });
     this.translate = this.#defineTranslate();
+    this.#claimWrites = this.#defineClaimWrites();
     this.#fill = this.#defineFill();
     this.#copyFromPhysical = this.#defineCopyFromPhysical();
     this.#copyToPhysical = this.#defineCopyToPhysical();
@@ -290,6 +305,55 @@ export class Runtime {
     });
   }
 
+  /** Linear-memory address, less PAGE_SHARING_OFFSET, of the word that says who shares the page of `pa`, which is RAM. */
+  #sharing(cpu: I32, pa: I64): I32 {
+    return load32(cpu, O.physMap).add(pa.shrU(12).toI32().shl(2));
+  }
+
+  /**
+   * (cpu, physical address in RAM): 1 where the vCPU may write to the page directly, until it is told otherwise; 0 where
+   * the page holds decoded code of some vCPU (smp/page-sharing, rule 1).
+   */
+  #defineClaimWrites() {
+    return this.module.func("claimWrites", ["i32", "i64"], "i32", (f, cpu, pa) => {
+      const at = f.let(this.#sharing(cpu, pa));
+      const bit = f.let(load32(cpu, O.ownerBit).shl(PageSharing.WRITER_SHIFT));
+      const word = f.local("i32");
+      f.set(word, load32(at, PAGE_SHARING_OFFSET));
+      const unclaimed = word.get.and(bit.or(PageSharing.OWNERS)).eqz();
+      f.if(unclaimed, () => f.set(word, atomicRmw("or", 4, at, bit, PAGE_SHARING_OFFSET) as I32));
+      f.return(word.get.and(PageSharing.OWNERS).eqz());
+    });
+  }
+
+  /** After stores to the page of `pa` with entry `entry` that went past the TLB: who has to know of them (rule 3)? */
+  #written(f: FunctionBuilder, cpu: I32, entry: I32, pa: I64, offset: I32, n: I32): void {
+    f.if(load32(cpu, O.busLock), () => f.emit(atomicFence));
+    const owners = load32(this.#sharing(cpu, pa), PAGE_SHARING_OFFSET).and(PageSharing.OWNERS);
+    f.if(entry.and(PhysFlag.LOG_DIRTY).or(owners), () =>
+      f.callVoid(this.imports.codeWritten, cpu, pa.shrU(12).toI32(), offset, n),
+    );
+  }
+
+  /** Copy `n` bytes, a single access of the guest: 1, 2, 4 and 8 bytes go at once. */
+  #copyAccess(f: FunctionBuilder, to: I32, from: I32, n: I32): void {
+    const whole: [number, () => void][] = [
+      [8, () => f.store64(to, load64(from))],
+      [4, () => f.store32(to, load32(from))],
+      [2, () => f.store16(to, load16U(from))],
+      [1, () => f.store8(to, load8U(from))],
+    ];
+    f.block((done) => {
+      for (const [size, copy] of whole) {
+        f.if(n.eq(size), () => {
+          copy();
+          f.br(done);
+        });
+      }
+      f.copy(to, from, n);
+    });
+  }
+
   /** Put the page just walked to, at linear memory `entry` with its PhysFlags, into the data TLB. */
   #defineFill() {
     return this.module.func("fillDtlb", ["i32", "i64", "i32"], undefined, (f, cpu, va, entry) => {
@@ -305,13 +369,13 @@ export class Runtime {
       );
       const page = f.let(va.and(PAGE_MASK));
       const flags = f.let(load32(cpu, O.walkFlags));
-      const slowWrites = PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
-      f.store64(at, page, Dtlb.readTag);
-      f.store64(
-        at,
-        page.select(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), I64.const(-1)),
-        Dtlb.writeTag,
+      const slowWrites = PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
+      const writes = f.local("i32");
+      f.if(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), () =>
+        f.set(writes, f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical))),
       );
+      f.store64(at, page, Dtlb.readTag);
+      f.store64(at, page.select(writes.get, I64.const(-1)), Dtlb.writeTag);
       f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), Dtlb.addend);
       f.store32(at, flags.and(TLB_FLAG_MASK), Dtlb.flags);
     });
@@ -331,7 +395,7 @@ export class Runtime {
       (f, cpu, rec, pa, to, n) => {
         const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
         f.if(entry, () => {
-          f.copy(to, entry.and(PAGE_MASK).add(pa.toI32().and(0xfff)), n);
+          this.#copyAccess(f, to, f.let(entry.and(PAGE_MASK).add(pa.toI32().and(0xfff))), n);
           f.return();
         });
         const done = f.local("i32");
@@ -361,10 +425,8 @@ export class Runtime {
         const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
         const offset = f.let(pa.toI32().and(0xfff));
         f.if(entry.and(PhysFlag.RAM | PhysFlag.READONLY).eq(PhysFlag.RAM), () => {
-          f.copy(entry.and(PAGE_MASK).add(offset), from, n);
-          f.if(entry.and(PhysFlag.CODE | PhysFlag.LOG_DIRTY), () =>
-            f.callVoid(this.imports.codeWritten, cpu, pa.shrU(12).toI32(), offset, n),
-          );
+          this.#copyAccess(f, f.let(entry.and(PAGE_MASK).add(offset)), from, n);
+          this.#written(f, cpu, entry, pa, offset, n);
           f.return();
         });
         const done = f.local("i32");
@@ -493,8 +555,9 @@ export class Runtime {
       f.if(offset.add(bytes).gtU(PAGE), () => f.return(I32.const(0)));
       f.if(f.call(this.translate, cpu, rec, va, access), () => f.return(I32.const(0)));
       const entry = f.let(f.call(this.walks.physEntry, cpu, load64(cpu, O.walkPhysical)));
-      const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
+      const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
       f.if(entry.and(mask).ne(PhysFlag.RAM), () => f.return(I32.const(0)));
+      f.if(f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical)).eqz(), () => f.return(I32.const(0)));
       f.callVoid(this.#fill, cpu, va, entry);
       f.return(entry.and(PAGE_MASK).add(offset));
     });
