@@ -36,6 +36,8 @@ export interface Provider {
   readonly vcpu: Vcpu;
   /** Watch over a run: `kick` the vCPU when it takes too long. */
   watched<T>(run: () => T): T;
+  /** What the host's processor wants otherwise than the manual has it. */
+  adjust?(sregs: Sregs): void;
 }
 
 /** A port or MMIO access of the guest. */
@@ -271,7 +273,7 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   env.fill();
   env.write(At.CODE, image.code.bytes());
   image.memory?.(env);
-  start(vcpu, image, cpl);
+  start(provider, image, cpl);
 
   const faults: Fault[] = [];
   const accesses: GuestAccess[] = [];
@@ -316,12 +318,13 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   }
 }
 
-function start(vcpu: Vcpu, image: GuestImage, cpl: 0 | 3): void {
+function start({ vcpu, adjust }: Provider, image: GuestImage, cpl: 0 | 3): void {
   const { mode } = image;
   vcpu.setMpState(MpState.RUNNABLE);
   const { apicBase } = vcpu.getSregs();
   const sregs = startSregs(mode, mode === "v86" ? 3 : cpl, apicBase);
   image.sregs?.(sregs);
+  adjust?.(sregs);
   vcpu.setEvents({
     exception: { injected: false, nr: 0, hasErrorCode: false, errorCode: 0 },
     interrupt: { injected: false, nr: 0, soft: false, shadow: 0 },
