@@ -29,6 +29,7 @@ import { StateAllocator } from "../memory/state-allocator.js";
 import { type Timer, Timers } from "../memory/timers.js";
 import type { MachineConfig } from "./config.js";
 import { EndReason } from "./exit-status.js";
+import { GatheredOutput } from "./gathered-output.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
@@ -59,6 +60,8 @@ export class Board {
   readonly mmio = new MmioBus();
   /** The far ends of COM1's line. */
   readonly console: { readonly output: ByteRing; readonly input: ByteRing };
+  /** COM1's writes, where the provider gathers them. */
+  readonly output: GatheredOutput;
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
@@ -86,6 +89,15 @@ export class Board {
       input: ByteRing.allocate(this.allocator, "console.input", CONSOLE_RING_BYTES),
     };
     const [console] = this.#addSerialPorts(config);
+    this.output = new GatheredOutput(
+      memory,
+      this.allocator,
+      this.timers,
+      clock,
+      this.vm,
+      COM_PORTS[0].base,
+      (sleep) => sleep(),
+    );
     this.#inputTimer = this.timers.create(() => console.poll());
     this.#addRtc(config);
     this.#addKeyboardController();

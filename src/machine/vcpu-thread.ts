@@ -7,11 +7,12 @@ import { runVcpu } from "./vcpu-runner.js";
 const data = workerData as ThreadData;
 
 await enterThread(`vcpu-${data.id}`, data, (board) => {
-  const { lifecycle, clock, guestMemory } = board;
+  const { lifecycle, clock, guestMemory, output } = board;
   const vcpu = board.vm.vcpu(data.id);
   if (data.id === 0) {
     lifecycle.firstRun = clock.now();
     parentPort?.postMessage(RUNNING);
   }
-  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+  const { debug } = data.config;
+  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
 });

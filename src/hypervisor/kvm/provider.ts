@@ -11,13 +11,14 @@ import { Cap, Kvm } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
 import { encodeList } from "./abi/struct.js";
 import * as abi from "./abi/structs.js";
+import { KvmCoalescedWrites } from "./coalesced-writes.js";
 import { machineCpuid } from "./cpuid.js";
 import { KvmDevice } from "./device.js";
 import { DirtyPages } from "./dirty-pages.js";
 import { Doorbells } from "./doorbells.js";
 import { softSubset } from "./emulated-cpuid.js";
 import { EmulationStep, STEP_ARENA_BYTES, STEP_PHYS_MAP_BYTES } from "./emulation-step.js";
-import { addressOf, close, ioctl, ioctlPointer, mapShared, rawIoctl, unmap } from "./host.js";
+import { addressOf, close, ioctl, ioctlPointer, mapShared, memoryAt, rawIoctl, unmap } from "./host.js";
 import { hardwareVirtualization } from "./host-cpu.js";
 import { msiAddress, routeTo } from "./registers.js";
 import { KVM_STATE, KVM_VCPU, type KvmState, type KvmVcpuState, MAX_SLOTS } from "./state.js";
@@ -72,6 +73,7 @@ export class KvmVm implements Vm, VcpuHost {
   readonly #doorbells: Doorbells;
   readonly #stepArena: number;
   readonly #physMap: number;
+  #coalesced: KvmCoalescedWrites | undefined;
   #supported: CpuidEntry[] | undefined;
   /** KVM_IRQ_LINE's argument, made once. */
   readonly #irqLevel = new Uint32Array(2);
@@ -128,6 +130,7 @@ export class KvmVm implements Vm, VcpuHost {
       opened.push(state.vm);
       state.mappingSize = ioctl(device.fd, Ioctl.KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
       state.emulating = hardwareVirtualization() === undefined ? 1 : 0;
+      state.coalescing = device.capability(Cap.KVM_CAP_COALESCED_PIO) > 0 ? 1 : 0;
       // As the VM has it: the number depends on what its guests may use.
       const xsave2 = rawIoctl(state.vm, Ioctl.KVM_CHECK_EXTENSION, Cap.KVM_CAP_XSAVE2);
       state.xsaveSize = Math.max(xsave2, abi.kvm_xsave.size);
@@ -274,6 +277,13 @@ export class KvmVm implements Vm, VcpuHost {
 
   removeDoorbell(doorbell: Doorbell): boolean {
     return this.#doorbells.remove(doorbell);
+  }
+
+  get coalesced(): KvmCoalescedWrites | undefined {
+    if (this.#state.coalescing === 0) return undefined;
+    const { mapping } = this.#vcpuStates[0];
+    this.#coalesced ??= new KvmCoalescedWrites(this.#state.vm, memoryAt(mapping, this.#state.mappingSize));
+    return this.#coalesced;
   }
 
   // --- clocks and CPUID ---

@@ -6,7 +6,7 @@ import { onQemu } from "./limits.js";
 import type { Provider } from "./machine.js";
 
 /** A guest that runs longer than this hangs. */
-const LIMIT_MILLISECONDS = 10_000;
+const LIMIT_MILLISECONDS = 5000;
 
 /** QEMU's nested processor takes a TSS for one only while it is marked available. */
 const TSS_BUSY = 2;

@@ -264,6 +264,9 @@ function readFault(vcpu: Vcpu, memory: GuestMemory): Fault {
   };
 }
 
+/** More than any test makes: a guest that comes back to the same fault again and again. */
+const MAX_FAULTS = 2000;
+
 /** Run a guest from its first instruction on. Throws where it neither ends nor faults in time. */
 export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   const { vcpu, memory } = provider;
@@ -296,6 +299,7 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
         if (space === "port" && exit.isWrite && address === FAULT_PORT) {
           const fault = readFault(vcpu, memory);
           faults.push(fault);
+          if (faults.length > MAX_FAULTS) throw new Error(`guest does not end: ${MAX_FAULTS} faults`);
           if ((image.onFault?.(fault, vcpu, env) ?? "stop") === "stop") return end("fault");
           break;
         }
