@@ -43,6 +43,8 @@ export interface BoardOptions {
   readonly config: MachineConfig;
   readonly provider: Provider;
   readonly memory: SharedMemory;
+  /** As `LinearPlan.further` has them. */
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
@@ -50,6 +52,7 @@ export interface BoardOptions {
 
 export class Board {
   readonly memory: SharedMemory;
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   readonly allocator: StateAllocator;
   readonly timers: Timers;
@@ -66,16 +69,17 @@ export class Board {
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
 
-  constructor({ config, provider, memory, clock, create }: BoardOptions) {
+  constructor({ config, provider, memory, further, clock, create }: BoardOptions) {
     const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
     this.memory = memory;
+    this.further = further;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
     this.lifecycle = new Lifecycle(memory, this.allocator);
     this.timers = new Timers(memory, this.allocator, clock);
     // Before the provider, which may arm its timers as it is made.
     if (create) this.timers.reset();
-    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
+    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan), further);
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,

@@ -2,7 +2,7 @@
  * What a machine is made of. A plain object that can be posted to a Worker: every thread of the machine builds its
  * objects from the same configuration (DESIGN, 2).
  */
-import { formatMiB, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
+import { formatMiB, MAX_KVM_RAM_BYTES, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
 
 const MIB = 2 ** 20;
 
@@ -88,11 +88,14 @@ export function checkConfig(config: MachineConfig): void {
   if (ramBytes < MIN_RAM_BYTES) {
     throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too small: at least ${formatMiB(MIN_RAM_BYTES)}`);
   }
-  if (ramBytes > MAX_RAM_BYTES) {
-    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
+  const soft = config.accel === "soft" && config.providerModule === undefined;
+  const most = soft || config.providerModule !== undefined ? MAX_RAM_BYTES : MAX_KVM_RAM_BYTES;
+  if (ramBytes > most) {
+    const who = soft ? "the software CPU takes " : "";
+    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: ${who}at most ${formatMiB(most)}`);
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
-  if (config.providerModule === undefined && config.accel === "soft" && cpus > MAX_SOFT_CPUS) {
+  if (soft && cpus > MAX_SOFT_CPUS) {
     throw new ConfigError(
       `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,
     );

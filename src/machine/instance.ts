@@ -32,7 +32,13 @@ export class Instance {
   ) {
     this.#log = log;
     this.#threads = new Threads(
-      { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
+      {
+        config,
+        memory: board.memory.memory,
+        further: board.further.map(({ memory }) => memory),
+        epoch: board.clock.epoch,
+        lockOrder,
+      },
       board.lifecycle,
       () => log("debug", firstInstruction(board)),
     );
@@ -47,14 +53,15 @@ export class Instance {
     const lockOrder = lockOrderTable();
     validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
-    const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
-    let memory: SharedMemory;
+    const { total, further: sizes } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+    let memories: SharedMemory[];
     try {
-      memory = SharedMemory.create(total);
+      memories = [total, ...sizes].map((size) => SharedMemory.create(size));
     } catch {
       throw new ConfigError(`--mem: the host cannot give ${formatMiB(config.ramBytes)} of memory`);
     }
-    const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
+    const [memory, ...further] = memories;
+    const board = new Board({ config, provider, memory, further, clock: Clock.start(), create: true });
     board.reset();
     return new Instance(config, board, log, lockOrder);
   }

@@ -1,6 +1,6 @@
 /** The provider `kvm`: a VM of the Linux kernel. Meets src/hypervisor/seam.ts. */
 import type { Clock } from "../../memory/clock.js";
-import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
+import { type GuestMemory, globalOffset, type MemorySlot } from "../../memory/guest-memory.js";
 import { Mutex } from "../../memory/mutex.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
@@ -207,15 +207,15 @@ export class KvmVm implements Vm, VcpuHost {
       flags: (logDirty ? Kvm.KVM_MEM_LOG_DIRTY_PAGES : 0) | (readonly ? Kvm.KVM_MEM_READONLY : 0),
       guest_phys_addr: BigInt(guestPhysical),
       memory_size: BigInt(size),
-      userspace_addr: addressOf(this.memory.u8) + BigInt(offset),
+      userspace_addr: addressOf(this.guestMemory.memoryOf(slot).u8) + BigInt(offset),
     });
     const state = this.#state;
     this.#lock.with(() => {
       ioctlPointer(state.vm, Ioctl.KVM_SET_USER_MEMORY_REGION, region, `memory slot ${number}`);
-      if (logDirty && state.slotLogs[number] === 0) this.#dirty.clear(offset, size);
+      if (logDirty && state.slotLogs[number] === 0) this.#dirty.clear(globalOffset(slot, offset), size);
       state.slotUsed[number] = size > 0 ? 1 : 0;
       state.slotLogs[number] = size > 0 && logDirty ? 1 : 0;
-      state.slotOffset[number] = offset;
+      state.slotOffset[number] = globalOffset(slot, offset);
       state.slotSize[number] = size;
       state.logging = state.slotLogs.includes(1) ? 1 : 0;
     });
