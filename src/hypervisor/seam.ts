@@ -260,6 +260,16 @@ export interface Doorbell {
   word: number;
 }
 
+/** Port writes that gather and make no exits: KVM_REGISTER_COALESCED_MMIO with `pio`. */
+export interface CoalescedWrites {
+  /** Let the one-byte writes to `port` gather, or have them exit again. */
+  setPort(port: number, on: boolean): void;
+  /** Whether writes wait to be served. */
+  readonly pending: boolean;
+  /** Serve the writes that have gathered, in their order, as the exits that they would have been. One thread at a time. */
+  drain(serve: (write: VmExit) => void): void;
+}
+
 export interface Vm {
   /** KVM_SET_USER_MEMORY_REGION. Before any vCPU runs. A size of 0 removes the slot. */
   setMemorySlot(slot: MemorySlot): void;
@@ -274,6 +284,8 @@ export interface Vm {
   signalMsi(msi: Msi): void;
   /** KVM_IOEVENTFD. */
   addDoorbell(doorbell: Doorbell): void;
+  /** Undefined where the provider cannot gather writes, or gains nothing by it. */
+  readonly coalesced?: CoalescedWrites | undefined;
 
   /** kvmclock in nanoseconds. KVM_GET_CLOCK, KVM_SET_CLOCK. */
   getClock(): bigint;

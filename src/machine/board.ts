@@ -36,6 +36,7 @@ import { type Timer, Timers } from "../memory/timers.js";
 import type { MachineConfig } from "./config.js";
 import { Errand } from "./errand.js";
 import { EndReason } from "./exit-status.js";
+import { GatheredOutput } from "./gathered-output.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { IoThreads } from "./io-threads.js";
 import { Lifecycle } from "./lifecycle.js";
@@ -52,6 +53,8 @@ export interface BoardOptions {
   readonly config: MachineConfig;
   readonly provider: Provider;
   readonly memory: SharedMemory;
+  /** As `LinearPlan.further` has them. */
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
@@ -59,6 +62,7 @@ export interface BoardOptions {
 
 export class Board {
   readonly memory: SharedMemory;
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   readonly allocator: StateAllocator;
   readonly timers: Timers;
@@ -76,14 +80,17 @@ export class Board {
   readonly serialBreak: Errand;
   readonly ioThreads: IoThreads;
   readonly virtio: VirtioDevices;
+  /** COM1's writes, where the provider gathers them. */
+  readonly output: GatheredOutput;
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
 
-  constructor({ config, provider, memory, clock, create }: BoardOptions) {
+  constructor({ config, provider, memory, further, clock, create }: BoardOptions) {
     const arenaBytes = provider.arenaBytes(config.cpus, arenaRoom(config.ramBytes));
     const plan = planLinearMemory(config.ramBytes, arenaBytes);
     this.memory = memory;
+    this.further = further;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
     this.lockThreads = new LockThreads(memory, this.allocator);
@@ -95,7 +102,7 @@ export class Board {
     );
     // Before the provider, which may arm its timers as it is made.
     if (create) this.timers.reset();
-    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
+    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan), further);
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,
@@ -111,6 +118,15 @@ export class Board {
       input: ByteRing.allocate(this.allocator, "console.input", CONSOLE_RING_BYTES),
     };
     const [console] = this.#addSerialPorts(config);
+    this.output = new GatheredOutput(
+      memory,
+      this.allocator,
+      this.timers,
+      clock,
+      this.vm,
+      COM_PORTS[0].base,
+      (sleep) => sleep(),
+    );
     this.#inputTimer = this.timers.create(() => console.poll());
     this.serialBreak = new Errand(memory, this.allocator, this.timers, "serial break", () =>
       console.receiveBreak(),

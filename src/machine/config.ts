@@ -3,7 +3,7 @@
  * objects from the same configuration (DESIGN, 2).
  */
 import type { DiskSpec } from "../backends/disk/open-disk.js";
-import { formatMiB, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
+import { formatMiB, MAX_KVM_RAM_BYTES, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
 
 const MIB = 2 ** 20;
 
@@ -115,14 +115,17 @@ export function checkConfig(config: MachineConfig, hostArchitecture: string = pr
   if (ramBytes < MIN_RAM_BYTES) {
     throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too small: at least ${formatMiB(MIN_RAM_BYTES)}`);
   }
-  if (ramBytes > MAX_RAM_BYTES) {
-    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
+  const soft = config.accel === "soft" && config.providerModule === undefined;
+  const most = soft || config.providerModule !== undefined ? MAX_RAM_BYTES : MAX_KVM_RAM_BYTES;
+  if (ramBytes > most) {
+    const who = soft ? "the software CPU takes " : "";
+    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: ${who}at most ${formatMiB(most)}`);
   }
   if (config.profileCpu !== undefined && config.accel === "kvm") {
     throw new ConfigError("--profile-cpu: only the software CPU has a profile (--accel soft)");
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
-  if (config.providerModule === undefined && config.accel === "soft") {
+  if (soft) {
     if (cpus > MAX_SOFT_CPUS) {
       throw new ConfigError(`--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS}`);
     }

@@ -41,7 +41,13 @@ export class Instance {
   ) {
     this.#log = log;
     this.#threads = new Threads(
-      { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
+      {
+        config,
+        memory: board.memory.memory,
+        further: board.further.map(({ memory }) => memory),
+        epoch: board.clock.epoch,
+        lockOrder,
+      },
       board.lifecycle,
       board.ioThreads,
       () => log("debug", firstInstruction(board)),
@@ -59,14 +65,18 @@ export class Instance {
     validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
     const { ramBytes, cpus } = config;
-    const { total } = planLinearMemory(ramBytes, provider.arenaBytes(cpus, arenaRoom(ramBytes)));
-    let memory: SharedMemory;
+    const { total, further: sizes } = planLinearMemory(
+      ramBytes,
+      provider.arenaBytes(cpus, arenaRoom(ramBytes)),
+    );
+    let memories: SharedMemory[];
     try {
-      memory = SharedMemory.create(total);
+      memories = [total, ...sizes].map((size) => SharedMemory.create(size));
     } catch {
       throw new ConfigError(`--mem: the host cannot give ${formatMiB(config.ramBytes)} of memory`);
     }
-    const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
+    const [memory, ...further] = memories;
+    const board = new Board({ config, provider, memory, further, clock: Clock.start(), create: true });
     board.reset();
     return new Instance(config, board, log, lockOrder);
   }

@@ -88,11 +88,13 @@ export class EmulationStep implements EmulationFallback {
     { start, end, physMap }: StepArena,
   ) {
     const allocator = new StateAllocator(memory, start, end);
+    // The software CPU reaches one memory: what lies in others is no RAM to it, and `step` refuses to go there.
+    const own = guestMemory.slots.filter((slot) => (slot.memory ?? 0) === 0);
     this.#vm = new SoftVm(
       memory,
       allocator,
       // Another than the machine's: it keeps no decoded code and need not hear of the devices' writes.
-      new GuestMemory(memory, guestMemory.slots),
+      new GuestMemory(memory, own),
       new Timers(memory, allocator, clock),
       clock,
       {
@@ -102,7 +104,7 @@ export class EmulationStep implements EmulationFallback {
         parts: { codeArenaBytes: CODE_ARENA_BYTES, physMap, IrqChip: AbsentIrqChip },
       },
     );
-    for (const slot of guestMemory.slots) this.#vm.setMemorySlot(slot);
+    for (const slot of own) this.#vm.setMemorySlot(slot);
     this.#soft = this.#vm.vcpu(0);
     this.#soft.setCpuid(vcpu.getCpuid());
     this.#soft.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });
