@@ -231,6 +231,8 @@ export const Leave = {
   HOT: 8,
   /** As POLL, between two elements of a string instruction: RIP is its own. */
   REPEAT: 9,
+  /** An indirect branch of a region often went elsewhere than was guessed: leaveDetail is the region's first record. */
+  WRONG_GUESS: 10,
 } as const;
 export type Leave = (typeof Leave)[keyof typeof Leave];
 
@@ -467,6 +469,6 @@ export const Rec = {
   length: 26,
   /** u8: for `system` operations, free use by the definition. */
   extra: 27,
-  /** u32: record of the branch target in the same page, once known. */
+  /** u32: record of the branch target in the same page, once known. Indirect branches: wrong guesses of regions. */
   link: 28,
 } as const;

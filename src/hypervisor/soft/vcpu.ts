@@ -385,6 +385,9 @@ export class SoftVcpu implements Vcpu {
         return this.#cross(parts);
       case Leave.HOT:
         return this.#becameHot(parts);
+      case Leave.WRONG_GUESS:
+        parts.hot?.giveUp(s.leaveDetail, s.hotThreshold);
+        return undefined;
       case Leave.MMIO:
         s.rip = this.#recordRip();
         return ExitReason.MMIO;
