@@ -235,6 +235,7 @@ describe("over scripted guests", () => {
       "out 0x3fa 1 0x01",
       "until 0x3fd 1 0x10",
       "in 0x3f8 1",
+      "until 0x3fd 1 0x01",
       "in 0x3f8 1",
       "print done",
       "wait",
