@@ -346,7 +346,7 @@ test("wrong usage and instances that are not there", () => {
   for (const command of ["list", "stat", "pause", "resume", "stop", "debug", "console"]) {
     assert.match(
       well(command, "--help"),
-      new RegExp(`^Usage: nlkt ${command} [sS]*\nExamples:\n {2}nlkt ${command}`),
+      new RegExp(`^Usage: nlkt ${command} [\\s\\S]*\nExamples:\n {2}nlkt ${command}`),
     );
   }
 });
