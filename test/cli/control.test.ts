@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type InstanceInfo, type InstanceStats, instances } from "../../src/api/index.js";
 import { formatUptime } from "../../src/cli/list.js";
 import { kvmProblem } from "../../src/machine/accel.js";
-import { flatKernel } from "../guest/flat-kernel.js";
+import { multibootKernel } from "../machine/multiboot-kernel.js";
 import { POWER_OFF, scriptKernel } from "../machine/script-kernel.js";
 import { ended, environment, NLKT, printed } from "./nlkt.js";
 
@@ -157,7 +157,7 @@ describe("over scripted guests", () => {
 
   test("a name that a running instance has", async () => {
     await startScript("one", "wait");
-    const { code, stdout, stderr } = nlkt("run", "--name", "one", flatKernel(0xeb, 0xfe));
+    const { code, stdout, stderr } = nlkt("run", "--name", "one", multibootKernel(runtime, [0xeb, 0xfe]));
     assert.deepEqual(
       { code, stdout, stderr },
       { code: 1, stdout: "", stderr: "nlkt: --name: there is a running instance one\n" },
@@ -380,7 +380,7 @@ for (const accel of ["soft", "kvm"] as const) {
       test(what, async (t) => {
         const problem = accel === "kvm" ? await kvmProblem("/dev/kvm") : undefined;
         if (problem !== undefined) return t.skip(problem);
-        const guest = await start("busy", real, "--accel", accel, "-m", "16", flatKernel(...code));
+        const guest = await start("busy", real, "--accel", accel, "-m", "16", multibootKernel(runtime, code));
         well("pause", "busy");
         const still = (await stat("busy")).vcpus[0].exits;
         const first = well("debug", "busy");
