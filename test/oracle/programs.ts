@@ -364,6 +364,7 @@ export class ProgramGenerator {
   constructor(
     forms: readonly Form[],
     readonly random: Random,
+    readonly only64 = false,
   ) {
     for (const form of forms) {
       if (!suitsBlocks(form) || !comparable(form) || READS_AF.test(form.row.mnemonic)) continue;
@@ -374,7 +375,7 @@ export class ProgramGenerator {
   }
 
   get usable(): boolean {
-    return this.#forms[64].length > 0 && this.#forms[32].length > 0;
+    return this.#forms[64].length > 0 && (this.only64 || this.#forms[32].length > 0);
   }
 
   next(): Trial {
@@ -389,7 +390,7 @@ export class ProgramGenerator {
 
   #program(): Trial {
     const { random } = this;
-    const bitness: Bitness = random.chance(0.85) ? 64 : 32;
+    const bitness: Bitness = this.only64 || random.chance(0.85) ? 64 : 32;
     const nearEnd = random.chance(0.4) ? PAGE - random.below(0x100) : random.below(PAGE);
     const entry = Math.min(CODE_BASE + nearEnd, CODE_BASE + ENTRY_SPREAD);
     const b = new ProgramBuilder(bitness, random, entry, this.#forms[bitness]);
