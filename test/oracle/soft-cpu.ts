@@ -55,7 +55,7 @@ function softMachine(tier: Tier): SeamMachine {
 export class SoftCpu extends SeamCpu {
   constructor(
     facilities: Facilities,
-    readonly tier: Tier = TIERS.find((name) => name === process.env.NLKT_FUZZ_TIER) ?? "cold",
+    readonly tier: Tier = TIERS.find((name) => name === process.env.NLKT_TEST_TIER) ?? "cold",
   ) {
     super(facilities, softMachine(tier));
   }

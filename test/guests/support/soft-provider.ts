@@ -13,9 +13,9 @@ import type { Provider } from "./machine.js";
 /** A guest that runs longer than this hangs: many times what any takes on a busy host. */
 const LIMIT_MILLISECONDS = 20_000;
 
-/** NLKT_GUESTS_TIER: run the guests on this tier alone, as `npm run fuzz:isa` does with NLKT_FUZZ_TIER. */
+/** NLKT_TEST_TIER: the tier that tests run on where they do not choose one. */
 const TIERS = ["auto", "hot", "cold"] as const;
-const defaultTier = TIERS.find((name) => name === process.env.NLKT_GUESTS_TIER) ?? "auto";
+const defaultTier = TIERS.find((name) => name === process.env.NLKT_TEST_TIER) ?? "auto";
 
 /** Words of the watchdog's own memory. */
 const Watch = { BEATS: 0, RUNNING: 1, STOP: 2 } as const;
