@@ -46,6 +46,7 @@ const SETTLE_SECONDS = 2;
 
 export const ROWS: readonly Row[] = [
   boot("boot of Debian 6.12 to power-off", (guests) => guests.kernel612(), { ratio: 1.5 }),
+  boot("boot of a small kernel to power-off", (guests) => guests.smallKernel(), { ratio: 1.5 }),
   boot("boot of Debian 6.1 to power-off", (guests) => guests.kernel61()),
   ...GROUPS.map(jobs),
   idle("idle at a shell prompt", { value: 2 }),

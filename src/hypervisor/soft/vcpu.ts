@@ -165,6 +165,11 @@ export class SoftVcpu implements Vcpu {
     return this.#parts;
   }
 
+  /** For tests: what holds decoded and translated code, once the vCPU has run. */
+  get code(): { readonly cache: CodeCache; readonly hot: HotTier | undefined } {
+    return this.#run;
+  }
+
   #makeParts(): Parts {
     const memory = this.#memory;
     const s = this.#s;

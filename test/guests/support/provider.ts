@@ -3,7 +3,7 @@ import { test as nodeTest } from "node:test";
 import { leftOut } from "./limits.js";
 import type { Provider } from "./machine.js";
 
-const KVM = process.env.NLKT_GUESTS === "kvm";
+export const KVM = process.env.NLKT_GUESTS === "kvm";
 
 export interface GuestProvider extends Provider {
   close(): void;
