@@ -10,6 +10,9 @@ interface Limit {
   readonly why: string;
 }
 
+/** Files of test/guests that `npm run lab` runs: those that ask the provider more than the processor. */
+export const GUEST_FILES: readonly string[] = ["io", "start-up", "wake-up", "apic"];
+
 /** QEMU's software CPU (7.2), whose SVM the KVM lab uses. */
 const QEMU: readonly Limit[] = [];
 
