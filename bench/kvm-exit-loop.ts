@@ -3,6 +3,7 @@
  * (machine/vcpu-runner.ts), the port bus, a device.
  */
 import { parentPort, workerData } from "node:worker_threads";
+import koffi from "koffi";
 import { MmioBus, PortBus } from "../src/devices/bus.js";
 import { EndReason } from "../src/machine/exit-status.js";
 import { Lifecycle } from "../src/machine/lifecycle.js";
@@ -13,6 +14,16 @@ import { StateAllocator } from "../src/memory/state-allocator.js";
 import { makeMachine, startRealMode } from "../test/hypervisor/kvm/support/kvm-machine.js";
 
 const { seconds } = workerData as { seconds: number };
+
+const CLOCK_THREAD_CPUTIME_ID = 3;
+const clockGettime = koffi.load(null).func("int clock_gettime(int, void *)");
+
+/** Processor time of this thread in seconds, its share of the kernel's work included. */
+function processorTime(): number {
+  const time = new BigInt64Array(2);
+  clockGettime(CLOCK_THREAD_CPUTIME_ID, time);
+  return Number(time[0]) + Number(time[1]) / 1e9;
+}
 
 const machine = makeMachine();
 // mov al, 0x41; out 0x80, al; jmp to the out
@@ -43,6 +54,7 @@ ports.register({
 });
 const none = { port: -1, serve() {}, written() {} };
 lifecycle.setRunning(true);
+const before = processorTime();
 runVcpu({
   vcpu: machine.vcpu,
   monitor,
@@ -53,7 +65,7 @@ runVcpu({
   debug: { ioport: false, mmio: false, singleStep: false },
   trace() {},
 });
-const taken = (performance.now() - from) / 1000;
+const taken = processorTime() - before;
 machine.vm.close();
 if (sum !== exits * 0x41) throw new Error("the exits had wrong data");
 parentPort?.postMessage({ exits, seconds: taken });

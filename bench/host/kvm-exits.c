@@ -1,4 +1,4 @@
-/* Port exits of KVM, counted for a while: the least that a program in C has to do for each. */
+/* Port exits of KVM, counted for a while, and the thread's processor time: the least that C has to do for each. */
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -12,9 +12,9 @@
 /* mov al, 0x41; out 0x80, al; jmp to the out */
 static const unsigned char code[] = {0xb0, 0x41, 0xe6, 0x80, 0xeb, 0xfc};
 
-static double now(void) {
+static double now(clockid_t clock) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(clock, &t);
   return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
@@ -45,7 +45,7 @@ int main(int argc, char **argv) {
   struct kvm_regs regs = {.rip = 0x1000, .rflags = 2};
   must(ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
   unsigned long exits = 0, sum = 0;
-  double start = now(), end = start + seconds;
+  double end = now(CLOCK_MONOTONIC) + seconds, start = now(CLOCK_THREAD_CPUTIME_ID);
   do {
     for (int i = 0; i < 1000; i++) {
       must(ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
       sum += *((volatile unsigned char *)run + run->io.data_offset);
     }
     exits += 1000;
-  } while (now() < end);
-  printf("%lu exits %.6f seconds\n", exits, now() - start);
+  } while (now(CLOCK_MONOTONIC) < end);
+  printf("%lu exits %.6f seconds\n", exits, now(CLOCK_THREAD_CPUTIME_ID) - start);
   return sum == exits * 0x41 ? 0 : 1;
 }
