@@ -99,7 +99,7 @@ async function prepare(progress) {
  */
 export async function runInLab(
   command,
-  { onLine = console.log, progress = console.error, seconds = 600 } = {},
+  { onLine = console.log, progress = console.error, seconds = 1200 } = {},
 ) {
   const { kernel, initramfs } = await prepare(progress);
   const job = mkdtempSync(path.join(tmpdir(), "nlkt-lab-"));

@@ -71,6 +71,19 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     assert.deepEqual({ code, stdout }, { code: 124, stdout: "x".repeat(40) });
   });
 
+  test("a jump to where no memory is: exit 1, with registers", async () => {
+    // mov ebx, 0x12345678; mov eax, 0xd0000000; jmp eax
+    const { code, stderr } = await run(
+      kernel((asm) => asm.mov("bx", 0x12345678).mov("ax", 0xd0000000).hex("ffe0")),
+    );
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /^nlkt: vCPU 0: (internal error: an instruction that could not be emulated|triple fault)\nvCPU 0:\nRAX /,
+    );
+    assert.match(stderr, /RBX {4}0000000012345678/);
+  });
+
   test("a triple fault: exit 1, with registers, code bytes and the page-table walk", async () => {
     // mov ebx, 0x12345678; lidt [zeros]; ud2
     const file = kernel((code) => {
