@@ -4,11 +4,12 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Guests } from "./guests.js";
 import { GROUPS, type Job, type JobGroup, JobReader, type JobSample } from "./jobs.js";
+import { kvmExitRows } from "./kvm-exits.js";
 import { runNative } from "./native.js";
 import type { Start } from "./peers.js";
 
 /** Smaller is better for all of them. */
-export type Unit = "s" | "ms" | "% of a core";
+export type Unit = "s" | "ms" | "µs" | "% of a core";
 
 /** What NLKT is to reach: a multiple of the peer's value, or a value. */
 export type Reach = { readonly ratio: number } | { readonly value: number };
@@ -51,6 +52,7 @@ export const ROWS: readonly Row[] = [
   ...GROUPS.map(jobs),
   idle("idle at a shell prompt", { value: 2 }),
   firstInstruction("to the first guest instruction"),
+  ...(await kvmExitRows()),
 ];
 
 function boot(name: string, kernel: (guests: Guests) => Promise<string>, reach?: Reach): Row {

@@ -125,7 +125,7 @@ export class Board {
       clock,
       this.vm,
       COM_PORTS[0].base,
-      (sleep) => sleep(),
+      (sleep) => this.lifecycle.whileStandingStill(sleep),
     );
     this.#inputTimer = this.timers.create(() => console.poll());
     this.serialBreak = new Errand(memory, this.allocator, this.timers, "serial break", () =>
