@@ -61,7 +61,7 @@ export async function runProgram(options: SmpProgram): Promise<SmpResult> {
       rdx: BigInt(what),
       rcx: BigInt(rounds),
     };
-    start(vm.vcpu(id), { mode: "long", regs }, 0);
+    start({ vcpu: vm.vcpu(id) }, { mode: "long", regs }, 0);
   }
   const spawn = (role: SmpThreadData["role"]) =>
     new Worker(THREAD, { workerData: { data, role } satisfies SmpThreadData });
