@@ -212,7 +212,8 @@ static long mappings(void) {
     }
     if (tag % 2000 == 0) CHECK(mprotect(map, PAGES * 4096, PROT_READ) == 0);
     atomic_store(&offered, map);
-    for (int i = 0; i < 20; i++) sched_yield();
+    const long before = verified;
+    for (int i = 0; i < 500 && (i < 20 || verified == before); i++) sched_yield();
     atomic_store(&offered, 0);
     while (atomic_load(&readers) != 0) sched_yield();
     if (tag % 3000 == 0) {
