@@ -60,7 +60,7 @@ export async function boot(options: BootOptions): Promise<BootResult> {
       ...(options.options ?? []),
       ...(options.command === undefined ? [] : ["--", "sh", "-c", options.command]),
     ],
-    { stdio: ["ignore", "pipe", "pipe"] },
+    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NLKT_LOCKDEP: "1" } },
   );
   const end = () => child.kill();
   process.once("exit", end);
