@@ -196,6 +196,8 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   guestEpoch: "u32",
   /** PAUSEs since the vCPU last gave its core away. */
   pauses: "u32",
+  /** Another vCPU kicked this one out of its next HLT (KVM_HC_KICK_CPU). */
+  pvUnhalted: "u32",
 });
 
 export type VcpuState = ViewOf<typeof VCPU_STATE>;
@@ -268,6 +270,7 @@ export const Request = {
   KICK: 16,
   FLUSH_CODE: 32,
   PAGE_EVENTS: 64,
+  UNHALT: 128,
 } as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;

@@ -323,7 +323,12 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   }
 }
 
-function start({ vcpu, adjust }: Provider, image: GuestImage, cpl: 0 | 3): void {
+/** Registers and mode as `image` has them. */
+export function start(
+  { vcpu, adjust }: Pick<Provider, "vcpu" | "adjust">,
+  image: Omit<GuestImage, "code">,
+  cpl: 0 | 3,
+): void {
   const { mode } = image;
   vcpu.setMpState(MpState.RUNNABLE);
   const { apicBase } = vcpu.getSregs();
