@@ -5,7 +5,7 @@
  */
 import { existsSync, linkSync, rmSync } from "node:fs";
 import path from "node:path";
-import { type Disk, DiskError } from "./disk.js";
+import { DiskError, type ImageDisk } from "./disk.js";
 import { HostFile } from "./host-file.js";
 import { repairDirty } from "./qcow2/check.js";
 import { createQcow2 } from "./qcow2/create.js";
@@ -101,7 +101,7 @@ async function openChain(
   guessed: boolean,
   spec: Pick<DiskSpec, "snapshot" | "lock">,
   seen: readonly string[],
-): Promise<Disk> {
+): Promise<ImageDisk> {
   const { file, format } = image;
   if (format === "raw") {
     if (spec.snapshot !== undefined) throw new DiskError(`${file.path}: a raw image has no snapshots`);
@@ -127,7 +127,7 @@ async function openBacking(
   header: Qcow2Header,
   lock: boolean,
   seen: readonly string[],
-): Promise<Disk | undefined> {
+): Promise<ImageDisk | undefined> {
   if (header.backingFile === undefined) return undefined;
   const name = resolveBacking(overlay.path, header.backingFile);
   const where = `${overlay.path}: its backing file`;
@@ -166,7 +166,7 @@ function backingFormat(overlay: string, format: string | undefined): DiskFormat 
 }
 
 /** Opens a disk and locks its files. Throws `DiskError`, one line that names the file and what is wrong with it. */
-export async function openDisk(spec: DiskSpec): Promise<Disk> {
+export async function openDisk(spec: DiskSpec): Promise<ImageDisk> {
   const { file: name, cow, format } = spec;
   if (cow === undefined) {
     const write = spec.readOnly !== true && spec.snapshot === undefined;
@@ -195,7 +195,7 @@ async function openPlain(
   write: boolean,
   format: DiskFormat | undefined,
   spec: Pick<DiskSpec, "snapshot" | "lock">,
-): Promise<Disk> {
+): Promise<ImageDisk> {
   const image = openImage(name, write, format, spec.lock ?? true);
   try {
     return await openChain(image, format === undefined, spec, []);
@@ -206,7 +206,7 @@ async function openPlain(
 }
 
 /** The overlay `overlay` of the spec's file, made where it is not there yet. */
-async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<Disk> {
+async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<ImageDisk> {
   if (spec.snapshot !== undefined) throw new DiskError(`${spec.file}: cow=FILE cannot be over a snapshot`);
   if (!existsSync(overlay)) await createOverlay(spec, overlay);
   const image = openImage(overlay, true, "qcow2", true);

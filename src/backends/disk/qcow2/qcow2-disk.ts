@@ -12,7 +12,7 @@
  *
  * Document: QEMU, docs/interop/qcow2.rst.
  */
-import { checkRange, type Disk, DiskError, SECTOR_SIZE } from "../disk.js";
+import { checkRange, type Disk, DiskError, type ImageDisk, SECTOR_SIZE } from "../disk.js";
 import type { HostFile } from "../host-file.js";
 import type { Compress, Decompress } from "./compression.js";
 import { decompressor } from "./compression.js";
@@ -50,7 +50,7 @@ export interface Qcow2Options {
   readonly volatile?: boolean;
 }
 
-export class Qcow2Disk implements Disk {
+export class Qcow2Disk implements ImageDisk {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockSize: number;
@@ -170,13 +170,13 @@ export class Qcow2Disk implements Disk {
    * What the disk has at `offset`, for copying: how many of at most `limit` bytes are alike, and whether they are
    * zeros that need not be read.
    */
-  extent(offset: number, limit: number): { length: number; zero: boolean; inBacking: boolean } {
+  extent(offset: number, limit: number): { length: number; zero: boolean } {
     checkRange(this, offset, limit);
     this.#find(offset, limit);
     const inBacking =
       this.#kind === Kind.UNALLOCATED && this.backing !== undefined && offset < this.backing.sizeBytes;
     const zero = this.#kind === Kind.ZERO || (this.#kind === Kind.UNALLOCATED && !inBacking);
-    return { length: this.#length, zero, inBacking };
+    return { length: this.#length, zero };
   }
 
   /** The L2 table that maps `offset`, undefined where there is none. */
@@ -693,6 +693,13 @@ export class Qcow2Disk implements Disk {
     // Data begins at whole bytes, but its length is counted in sectors of the file.
     this.#compressedEnd = (host + length) % clusterSize === 0 ? 0 : host + length;
     return host;
+  }
+
+  /** The file ends with a cluster: the last compressed one may not fill its last sector. */
+  padFile(): void {
+    const { clusterSize } = this.geometry;
+    const size = this.file.size();
+    if (size % clusterSize !== 0) this.file.truncate(Math.ceil(size / clusterSize) * clusterSize);
   }
 
   /** Allocate every cluster of the disk, and with `reserve` its space in the file system; it reads as zeros. */
