@@ -3,7 +3,7 @@
  *
  * A backing file is opened for reading only, whatever it is.
  */
-import { existsSync, linkSync, rmSync } from "node:fs";
+import { existsSync, linkSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { DiskError, type ImageDisk } from "./disk.js";
 import { HostFile } from "./host-file.js";
@@ -133,6 +133,10 @@ async function openBacking(
   const where = `${overlay.path}: its backing file`;
   if (seen.length >= MAX_CHAIN) throw new DiskError(`${where} is the ${MAX_CHAIN}th in a row: too many`);
   const format = backingFormat(overlay.path, header.backingFormat);
+  const identity = identityOf(name);
+  if (identity !== undefined && seen.includes(identity)) {
+    throw new DiskError(`${where} ${name} has the image itself as a backing file: a loop`);
+  }
   let image: OpenImage;
   try {
     image = openImage(name, false, format, lock);
@@ -140,9 +144,6 @@ async function openBacking(
     throw error instanceof DiskError ? new DiskError(`${where}: ${error.message}`) : error;
   }
   try {
-    if (seen.includes(image.file.identity())) {
-      throw new DiskError(`${where} ${name} has the image itself as a backing file: a loop`);
-    }
     return await openChain(image, format === undefined, { lock }, seen);
   } catch (error) {
     image.file.close();
@@ -212,9 +213,8 @@ async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<ImageD
   const image = openImage(overlay, true, "qcow2", true);
   try {
     const { backingFile } = readHeader(image.file);
-    const below = HostFile.open(spec.file, { write: false, lock: false });
-    const wanted = below.identity();
-    below.close();
+    const wanted = identityOf(spec.file);
+    if (wanted === undefined) throw new DiskError(`${spec.file}: no such file`);
     const found = backingFile && identityOf(resolveBacking(overlay, backingFile));
     if (found !== wanted) {
       const what =
@@ -228,14 +228,10 @@ async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<ImageD
   }
 }
 
+/** As `HostFile.identity`, without opening. */
 function identityOf(name: string): string | undefined {
-  if (!existsSync(name)) return undefined;
-  const file = HostFile.open(name, { write: false, lock: false });
-  try {
-    return file.identity();
-  } finally {
-    file.close();
-  }
+  const status = statSync(name, { bigint: true, throwIfNoEntry: false });
+  return status && `${status.dev}:${status.ino}`;
 }
 
 async function createOverlay(spec: DiskSpec, overlay: string): Promise<void> {
