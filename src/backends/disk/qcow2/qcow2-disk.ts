@@ -760,7 +760,8 @@ export class Qcow2Disk implements ImageDisk {
         referring.push(table);
       }
     }
-    if (written) this.#sync();
+    // Data too: an entry may begin to show a place that was allocated before, and has something old in it.
+    if (written || (this.#dirty && referring.length > 0)) this.#sync();
     if (this.refcounts.writeTable()) this.#sync();
     for (const table of referring) this.#tables.write(table);
     if (this.#l1To > 0) {
