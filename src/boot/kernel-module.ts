@@ -4,7 +4,7 @@
  */
 import { promisify } from "node:util";
 import * as zlib from "node:zlib";
-import { ZSTDDecoder } from "zstddec";
+import { zstdUnpacker } from "../backends/zstd.js";
 import { BootError, formatSize } from "./boot-error.js";
 import { unpackXz } from "./xz.js";
 
@@ -16,19 +16,13 @@ export const MODULE_FILE = /\.ko(\.xz|\.gz|\.zst)?$/;
 
 const gunzip = promisify(zlib.gunzip);
 
-async function unzstd(data: Uint8Array): Promise<Uint8Array> {
-  const decoder = new ZSTDDecoder();
-  await decoder.init();
-  return decoder.decode(data);
-}
-
 /** The module in a file, unpacked. `file` is its name, which says how. Throws `BootError`. */
 export async function unpackModule(data: Uint8Array, file: string): Promise<Uint8Array> {
   let module: Uint8Array;
   try {
     if (file.endsWith(".xz")) module = await unpackXz(data, MODULE_LIMIT);
     else if (file.endsWith(".gz")) module = await gunzip(data, { maxOutputLength: MODULE_LIMIT });
-    else if (file.endsWith(".zst")) module = await unzstd(data);
+    else if (file.endsWith(".zst")) module = (await zstdUnpacker())(data, MODULE_LIMIT);
     else module = data;
   } catch (error) {
     throw new BootError(`${file}: broken kernel module: ${(error as Error).message}`);
