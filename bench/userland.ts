@@ -28,7 +28,14 @@ const WITHOUT = [
 
 const COMPILERS = {
   packages: ["bash", "coreutils", "dash", "gcc", "libc6-dev", "make"],
-  without: [/\/gconv\//, /\/lto1$/, /\/lib[alt]san/, /\/libubsan/, /\/libasan/, /^usr\/share\/(zoneinfo|i18n)\//],
+  without: [
+    /\/gconv\//,
+    /\/lto1$/,
+    /\/lib[alt]san/,
+    /\/libubsan/,
+    /\/libasan/,
+    /^usr\/share\/(zoneinfo|i18n)\//,
+  ],
 };
 
 /** busybox sees to what is no part of the userland: it is static. */

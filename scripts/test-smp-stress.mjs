@@ -10,7 +10,7 @@
 import { parseArgs } from "node:util";
 import { build, install } from "./lib/prepare.mjs";
 
-const SUITES = { "6.1": "bookworm", 6.12: "bookworm-backports" };
+const SUITES = { 6.1: "bookworm", 6.12: "bookworm-backports" };
 /** For the boot, and for jobs that end late. */
 const EXTRA_SECONDS = 300;
 

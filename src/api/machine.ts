@@ -144,7 +144,7 @@ export class Machine {
     checkConfig(config);
     const { name, cpus, ramBytes } = config;
     options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
-    const guest = await resolveGuest(options, options.progress);
+    const guest = await resolveGuest(options, options.progress, (text) => options.log?.("warning", text));
     const instance = await makeInstance(config, guest, options.log);
     const machine = new Machine(options, config, guest, instance);
     if (options.control === true) await machine.#register();
