@@ -1,39 +1,46 @@
-/** What is booted: Debian's cloud kernels, and initial RAM disks for each purpose, the same for NLKT and for QEMU. */
+/** What is booted: Debian's cloud kernels and a small one, and initial RAM disks for each purpose, the same for every side. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { concatArchives } from "../src/boot/cpio.js";
 import { fetchInitramfs, fetchKernel } from "../src/boot/default-guest.js";
 import { guestCommandArchive } from "../src/boot/guest-command.js";
+import { type BenchUserland, benchUserland } from "./userland.js";
 
+/** Each is made when it is first asked for. */
 export interface Guests {
   /** Bookworm's kernel, and its backport of a newer one. */
-  readonly kernel61: string;
-  readonly kernel612: string;
-  /** Goes to the shell. */
-  readonly shell: string;
-  /** Runs a shell script, then powers off. */
-  script(text: string): string;
+  kernel61(): Promise<string>;
+  kernel612(): Promise<string>;
+  /** busybox, to the shell. */
+  shell(): Promise<string>;
+  /** busybox; powers off at once. */
+  powerOff(): Promise<string>;
+  userland(): Promise<BenchUserland>;
 }
 
-export async function makeGuests(): Promise<Guests> {
-  const progress = (message: string) => process.stderr.write(`bench: ${message}\n`);
-  const shell = await fetchInitramfs(progress);
+export function makeGuests(progress: (message: string) => void): Guests {
   const directory = mkdtempSync(path.join(tmpdir(), "nlkt-bench-"));
   process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
-  const made = new Map<string, string>();
+  const shell = once(() => fetchInitramfs(progress));
   return {
-    kernel61: (await fetchKernel({ suite: "bookworm" }, progress)).vmlinuz,
-    kernel612: (await fetchKernel({ suite: "bookworm-backports" }, progress)).vmlinuz,
+    kernel61: once(async () => (await fetchKernel({ suite: "bookworm" }, progress)).vmlinuz),
+    kernel612: once(async () => (await fetchKernel({ suite: "bookworm-backports" }, progress)).vmlinuz),
     shell,
-    script(text) {
-      const known = made.get(text);
-      if (known !== undefined) return known;
-      const file = path.join(directory, `initrd-${made.size}`);
-      const command = guestCommandArchive({ argv: ["sh", "-c", text] });
-      writeFileSync(file, concatArchives([readFileSync(shell), command]));
-      made.set(text, file);
+    powerOff: once(async () => {
+      const file = path.join(directory, "power-off.cpio");
+      const command = guestCommandArchive({ argv: ["true"] });
+      writeFileSync(file, concatArchives([readFileSync(await shell()), command]));
       return file;
-    },
+    }),
+    userland: once(() => benchUserland(directory, progress)),
+  };
+}
+
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make();
+    return made;
   };
 }

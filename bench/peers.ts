@@ -5,36 +5,29 @@ import { kernelCommandLine } from "../src/boot/command-line.js";
 
 const NLKT = fileURLToPath(new URL("../../bin/nlkt.js", import.meta.url));
 const QEMU = "qemu-system-x86_64";
-const MEMORY_MIB = 512;
+const DEFAULT_MEMORY_MIB = 512;
 /** Many times what any run takes. */
-const TIMEOUT_SECONDS = 180;
+const TIMEOUT_SECONDS = 600;
 
-export type Start = (kernel: string, initrd: string) => Guest;
+export interface GuestSpec {
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly memoryMiB?: number;
+}
+
+export type Start = (guest: GuestSpec) => Guest;
 
 export const startNlkt =
   (tier: string): Start =>
-  (kernel, initrd) =>
-    new Guest(process.execPath, [
-      NLKT,
-      "run",
-      "--tier",
-      tier,
-      "--loglevel",
-      "debug",
-      "-m",
-      `${MEMORY_MIB}`,
-      "-k",
-      kernel,
-      "-i",
-      initrd,
-      "-p",
-      "quiet",
-    ]);
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB }) => {
+    const options = ["--tier", tier, "--accel", "soft", "--loglevel", "debug", "-m", `${memoryMiB}`];
+    return new Guest(process.execPath, [NLKT, "run", ...options, "-k", kernel, "-i", initrd, "-p", "quiet"]);
+  };
 
 /** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
-export const startQemu: Start = (kernel, initrd) =>
+export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB }) =>
   new Guest(QEMU, [
-    ...["-accel", "tcg", "-machine", "pc", "-cpu", "max", "-m", `${MEMORY_MIB}`],
+    ...["-accel", "tcg", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
     ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
     ...["-kernel", kernel, "-initrd", initrd],
     ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true })],
@@ -46,7 +39,7 @@ export function qemuVersion(): string | undefined {
   return status === 0 ? (/version ([\d.]+)/.exec(stdout)?.[1] ?? "unknown") : undefined;
 }
 
-/** A guest that runs, and when it printed what. */
+/** A guest that runs, and what it printed when. */
 export class Guest {
   readonly #child: ChildProcess;
   readonly #started = performance.now();
@@ -55,6 +48,7 @@ export class Guest {
   /** Resolves to the seconds from the start to the end of the process. Rejects where it failed. */
   readonly ended: Promise<number>;
   #wake: () => void = () => {};
+  #problem: Error | undefined;
 
   constructor(command: string, args: readonly string[]) {
     this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
@@ -72,7 +66,8 @@ export class Guest {
       this.#child.on("close", (code, signal) => {
         clearTimeout(timer);
         this.#wake();
-        if (code === 0 || signal === "SIGKILL") resolve((performance.now() - this.#started) / 1000);
+        if (this.#problem !== undefined) reject(this.#problem);
+        else if (code === 0 || signal === "SIGKILL") resolve((performance.now() - this.#started) / 1000);
         else reject(this.#failure(`ended with ${code ?? signal}`));
       });
     });
@@ -93,6 +88,21 @@ export class Guest {
       });
     }
     return (performance.now() - this.#started) / 1000;
+  }
+
+  /** Calls `read` with each line from now on as it comes; what it throws ends the guest, and `ended` rejects with it. */
+  onLine(read: (line: string) => void): void {
+    let rest = "";
+    this.#child.stdout!.on("data", (text: string) => {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      try {
+        if (this.#problem === undefined) lines.forEach(read);
+      } catch (error) {
+        this.#problem = error as Error;
+        this.kill();
+      }
+    });
   }
 
   #failure(what: string): Error {

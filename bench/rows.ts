@@ -3,93 +3,128 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Guests } from "./guests.js";
+import { GROUPS, type Job, type JobGroup, JobReader, type JobSample } from "./jobs.js";
+import { runNative } from "./native.js";
 import type { Start } from "./peers.js";
 
-export interface Sample {
+/** Smaller is better for all of them. */
+export type Unit = "s" | "ms" | "% of a core";
+
+/** What NLKT is to reach: a multiple of the peer's value, or a value. */
+export type Reach = { readonly ratio: number } | { readonly value: number };
+
+/** One line of the table. */
+export interface Line {
   readonly name: string;
-  /** Smaller is better for all of them. */
-  readonly unit: "s" | "ms" | "% of a core";
-  readonly value: number;
+  readonly unit: Unit;
+  readonly reach?: Reach;
 }
 
+export interface Sample {
+  /** Its line's name. */
+  readonly name: string;
+  readonly value: number;
+  /** Of what was computed: equal on every side, or something is wrong. */
+  readonly sum?: string;
+}
+
+/** What is measured together. */
 export interface Row {
   readonly name: string;
+  readonly lines: readonly Line[];
   /** False for what only NLKT can tell of itself. */
   readonly hasPeer: boolean;
-  measure(start: Start, guests: Guests): Promise<Sample[]>;
+  /** Measures `lines`, some or all of the row's. */
+  measure(start: Start, guests: Guests, lines: readonly Line[]): Promise<Sample[]>;
+  /** The same on the host's own CPU, where it applies. */
+  native?(guests: Guests, lines: readonly Line[]): Promise<Sample[]>;
 }
 
-const IDLE_SECONDS = 5;
-
-/** Programs of busybox, each a second or more on NLKT's cold tier: what it is for, and its command. */
-const LOOPS: readonly (readonly [name: string, command: string])[] = [
-  ["sha256sum of 8 MiB", "head -c 8388608 /dev/zero | sha256sum"],
-  ["gzip of 2 MiB", "gzip -c /bin/busybox"],
-  ["awk, floating point", "awk 'BEGIN { for (i = 1; i < 100000; i++) s += i * 1.5 / (i + 0.25); print s }'"],
-  [
-    "awk, strings and arrays",
-    "awk 'BEGIN { for (i = 0; i < 60000; i++) a[i % 1000] = a[i % 1000] \"x\" length(a[i % 7]) % 10; print length(a[3]) }'",
-  ],
-  ["shell arithmetic", "i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done"],
-  ["copies of 2 GiB", "dd if=/dev/zero of=/dev/null bs=1M count=2048"],
-  ["200 processes", "for i in $(seq 200); do /bin/busybox true; done"],
-];
-
-const loopScript = LOOPS.map(
-  ([, command], index) => `echo begin-${index}-; { ${command}; } >/dev/null 2>&1; echo end-${index}-`,
-).join("\n");
+const IDLE_SECONDS = 10;
+/** From the prompt on: what the kernel puts off until it is idle is over. */
+const SETTLE_SECONDS = 2;
 
 export const ROWS: readonly Row[] = [
-  boot("boot Debian 6.1 to power-off", (guests) => guests.kernel61),
-  boot("boot Debian 6.12 to power-off", (guests) => guests.kernel612),
-  {
-    name: "to the first guest instruction",
-    hasPeer: false,
-    async measure(start, guests) {
-      const guest = start(guests.kernel61, guests.script("true"));
-      await guest.ended;
-      const match = /first guest instruction (\d+) ms/.exec(guest.stderr);
-      if (match === null) throw new Error(`no time of the first guest instruction: ${guest.stderr}`);
-      return [{ name: this.name, unit: "ms", value: Number(match[1]) }];
-    },
-  },
-  {
-    name: "idle at a shell prompt",
+  boot("boot of Debian 6.12 to power-off", (guests) => guests.kernel612(), { ratio: 1.5 }),
+  boot("boot of Debian 6.1 to power-off", (guests) => guests.kernel61()),
+  ...GROUPS.map(jobs),
+  idle("idle at a shell prompt", { value: 2 }),
+  firstInstruction("to the first guest instruction"),
+];
+
+function boot(name: string, kernel: (guests: Guests) => Promise<string>, reach?: Reach): Row {
+  return {
+    name,
+    lines: [{ name, unit: "s", ...(reach === undefined ? {} : { reach }) }],
     hasPeer: true,
     async measure(start, guests) {
-      const guest = start(guests.kernel61, guests.shell);
+      const guest = { kernel: await kernel(guests), initrd: await guests.powerOff() };
+      return [{ name, value: await start(guest).ended }];
+    },
+  };
+}
+
+function jobs(group: JobGroup): Row {
+  const chosen = (lines: readonly Line[]): Job[] =>
+    group.jobs.filter(({ title }) => lines.some(({ name }) => name === title));
+  const named = (samples: readonly JobSample[]): Sample[] =>
+    samples.map(({ name, seconds, sum }) => {
+      const job = group.jobs.find((candidate) => candidate.name === name)!;
+      return { name: job.title, value: seconds, sum };
+    });
+  return {
+    name: group.name,
+    lines: group.jobs.map(({ title, reach }) => ({ name: title, unit: "s", reach: { ratio: reach } })),
+    hasPeer: true,
+    async measure(start, guests, lines) {
+      const userland = await guests.userland();
+      const initrd = await userland.image(group, chosen(lines));
+      const guest = start({ kernel: await guests.kernel61(), initrd, memoryMiB: group.memoryMiB });
+      const reader = new JobReader();
+      guest.onLine((line) => reader.line(line));
+      await guest.ended;
+      if (!reader.done) throw new Error("the guest powered off before its work was done");
+      return named(reader.samples);
+    },
+    async native(guests, lines) {
+      const { root, files } = await guests.userland();
+      return named(await runNative(root, await files(group, chosen(lines))));
+    },
+  };
+}
+
+function idle(name: string, reach: Reach): Row {
+  return {
+    name,
+    lines: [{ name, unit: "% of a core", reach }],
+    hasPeer: true,
+    async measure(start, guests) {
+      const guest = start({ kernel: await guests.kernel61(), initrd: await guests.shell() });
       await guest.printed("/root # ");
-      await sleep(1000);
+      await sleep(SETTLE_SECONDS * 1000);
+      const from = performance.now();
       const before = cpuSeconds(guest.pid);
       await sleep(IDLE_SECONDS * 1000);
       const used = cpuSeconds(guest.pid) - before;
+      const seconds = (performance.now() - from) / 1000;
       guest.kill();
       await guest.ended;
-      return [{ name: this.name, unit: "% of a core", value: (100 * used) / IDLE_SECONDS }];
+      return [{ name, value: (100 * used) / seconds }];
     },
-  },
-  {
-    name: "loops in the guest",
-    hasPeer: true,
-    async measure(start, guests) {
-      const guest = start(guests.kernel61, guests.script(loopScript));
-      const samples: Sample[] = [];
-      for (const [index, [name]] of LOOPS.entries()) {
-        const from = await guest.printed(`begin-${index}-`);
-        samples.push({ name, unit: "s", value: (await guest.printed(`end-${index}-`)) - from });
-      }
-      await guest.ended;
-      return samples;
-    },
-  },
-];
+  };
+}
 
-function boot(name: string, kernel: (guests: Guests) => string): Row {
+function firstInstruction(name: string): Row {
   return {
     name,
-    hasPeer: true,
+    lines: [{ name, unit: "ms" }],
+    hasPeer: false,
     async measure(start, guests) {
-      return [{ name, unit: "s", value: await start(kernel(guests), guests.script("true")).ended }];
+      const guest = start({ kernel: await guests.kernel61(), initrd: await guests.powerOff() });
+      await guest.ended;
+      const match = /first guest instruction (\d+) ms/.exec(guest.stderr);
+      if (match === null) throw new Error(`no time of the first guest instruction: ${guest.stderr}`);
+      return [{ name, value: Number(match[1]) }];
     },
   };
 }

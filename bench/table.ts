@@ -1,14 +1,12 @@
 /** The table of `npm run bench`. */
 import type { HostMachine } from "./machine.js";
+import type { Line, Unit } from "./rows.js";
 
-/** The side that the others are compared with. */
-export const QEMU_SIDE = "QEMU TCG";
-
+/** What was measured of a line, by side. */
 export interface Result {
-  readonly name: string;
-  readonly unit: string;
-  /** By side. */
+  readonly line: Line;
   readonly samples: Map<string, number[]>;
+  readonly sums: Map<string, string[]>;
 }
 
 export interface Statistics {
@@ -17,20 +15,77 @@ export interface Statistics {
   readonly max: number;
 }
 
-/** Undefined where nothing was measured. */
-export function statistics(values: readonly number[]): Statistics | undefined {
-  if (values.length === 0) return undefined;
+export interface ReportRow {
+  readonly name: string;
+  readonly unit: Unit;
+  readonly sides: Readonly<Record<string, Statistics>>;
+  /** NLKT's medians divided by the peer's, by side. */
+  readonly ratios: Readonly<Record<string, number>>;
+  /** What is to be reached, in words. */
+  readonly reach?: string;
+  /** Whether the first of NLKT's sides does. */
+  readonly reached?: boolean;
+  /** What is wrong with the results of the work. */
+  readonly wrong?: string;
+}
+
+function statistics(values: readonly number[]): Statistics {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
   const median = sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
   return { median, min: sorted[0], max: sorted[sorted.length - 1] };
 }
 
+/** `own`: NLKT's sides, of which the first counts; `native`: the side whose results are right, where it has any. */
+export function reportRow(
+  { line, samples, sums }: Result,
+  own: readonly string[],
+  peer: string,
+  native: string,
+): ReportRow {
+  const { name, unit, reach } = line;
+  const sides = Object.fromEntries([...samples].map(([side, values]) => [side, statistics(values)]));
+  const ratios: Record<string, number> = {};
+  for (const side of own) {
+    if (sides[side] !== undefined && sides[peer] !== undefined && sides[peer].median > 0)
+      ratios[side] = sides[side].median / sides[peer].median;
+  }
+  const ours = sides[own[0]]?.median;
+  const wrong = wrongSums(sums, [native, peer]);
+  const report = { name, unit, sides, ratios, ...(wrong === undefined ? {} : { wrong }) };
+  if (reach === undefined) return report;
+  const byRatio = "ratio" in reach;
+  const limit = byRatio ? reach.ratio : reach.value;
+  const value = byRatio ? ratios[own[0]] : ours;
+  return {
+    ...report,
+    reach: `≤ ${byRatio ? `${limit.toFixed(1)} × ${peer}` : `${limit} ${unit}`}`,
+    ...(value === undefined ? {} : { reached: value <= limit && wrong === undefined }),
+  };
+}
+
+/** All runs of all sides have computed the same; the first of `trusted` that has results is right. */
+function wrongSums(
+  sums: ReadonlyMap<string, readonly string[]>,
+  trusted: readonly string[],
+): string | undefined {
+  const right = trusted.find((side) => sums.has(side)) ?? [...sums.keys()][0];
+  if (right === undefined) return undefined;
+  const expected = sums.get(right)![0];
+  const wrong = [...sums]
+    .filter(([, values]) => values.some((value) => value !== expected))
+    .map(([side]) => side);
+  return wrong.length === 0
+    ? undefined
+    : `the results of ${wrong.join(" and ")} differ from those of ${right}`;
+}
+
 export function printTable(
   machine: HostMachine,
   sides: readonly string[],
+  own: readonly string[],
   runs: number,
-  results: readonly Result[],
+  rows: readonly ReportRow[],
 ): void {
   const { cpu, cores, memoryGiB, os, kernel, node, qemu, load } = machine;
   console.log(`${cpu}, ${cores} ${cores === 1 ? "core" : "cores"}, ${memoryGiB} GiB; ${os}, Linux ${kernel}`);
@@ -43,24 +98,23 @@ export function printTable(
     );
   }
   console.log(`\n${runs === 1 ? "One run" : `Medians of ${runs} runs, and the shortest and longest`}.\n`);
-  const own = sides.filter((side) => side !== QEMU_SIDE);
-  const rows = results.map(({ name, unit, samples }) => {
-    const found = sides.map((side) => statistics(samples.get(side) ?? []));
-    const peer = statistics(samples.get(QEMU_SIDE) ?? [])?.median;
-    const ratios = own.map((_, index) =>
-      peer && found[index] ? (found[index].median / peer).toFixed(2) : "-",
-    );
-    return [`${name}, ${unit}`, ...found.map(cell), peer ? ratios.join(", ") : ""];
-  });
-  const table = [["", ...sides, "ratio"], ...rows];
+  const cells = rows.map((row) => [
+    `${row.name}, ${row.unit}`,
+    ...sides.map((side) => cell(row.sides[side])),
+    own.map((side) => row.ratios[side]?.toFixed(2) ?? "-").join(", "),
+    row.reach ?? "",
+    row.wrong !== undefined ? "WRONG" : row.reached === undefined ? "" : row.reached ? "ok" : "short",
+  ]);
+  const table = [["", ...sides, "ratio", "to reach", ""], ...cells];
   const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
+  const left = new Set([0, sides.length + 2, sides.length + 3]);
   for (const row of table) {
-    const cells = row.map((text, column) =>
-      column === 0 ? text.padEnd(widths[0]) : text.padStart(widths[column]),
+    const line = row.map((text, column) =>
+      left.has(column) ? text.padEnd(widths[column]) : text.padStart(widths[column]),
     );
-    console.log(cells.join("  ").trimEnd());
+    console.log(line.join("  ").trimEnd());
   }
-  if (qemu !== undefined) console.log(`\nRatio: ${own.join(", ")} to ${QEMU_SIDE}; below 1 NLKT is faster.`);
+  if (qemu !== undefined) console.log(`\nRatio: ${own.join(", ")} to QEMU's; below 1 NLKT is faster.`);
 }
 
 function cell(values: Statistics | undefined): string {

@@ -8,6 +8,8 @@ export interface ConsoleEnds {
   readonly input: ByteRing;
   /** To be called after `input` got more bytes. */
   readonly inputArrived: () => void;
+  /** Sends a break behind the bytes of `input`; resolves when it is on the line. */
+  readonly sendBreak: () => Promise<void>;
 }
 
 /** How often a writer looks whether the guest took some of its input. */
@@ -20,6 +22,7 @@ const WAIT_MILLISECONDS = 1000;
  */
 export class GuestConsole extends Duplex {
   #ends: ConsoleEnds | undefined;
+  readonly #taps = new Set<(bytes: Uint8Array) => void>();
   #wanted: (() => void) | undefined;
   readonly #watch: (bytes: Uint8Array) => void;
 
@@ -51,6 +54,7 @@ export class GuestConsole extends Duplex {
       const bytes = output.read();
       if (bytes.length > 0) {
         this.#watch(bytes);
+        for (const tap of this.#taps) tap(bytes);
         if (!this.push(bytes) && !hurry) await this.#untilWanted();
       } else if (wasOver) break;
       else await output.readable(WAIT_MILLISECONDS);
@@ -61,6 +65,30 @@ export class GuestConsole extends Duplex {
   /** No machine will come any more: readers see the end. */
   finish(): void {
     this.push(null);
+  }
+
+  /** Have `tap` see all further output at the pace of whoever reads the console; the result ends it. */
+  tap(tap: (bytes: Uint8Array) => void): () => void {
+    this.#taps.add(tap);
+    return () => this.#taps.delete(tap);
+  }
+
+  /**
+   * Send a break and right behind it `bytes`, as one hits Break on a serial terminal. Rejects where the machine does not
+   * get to it, or has ended.
+   */
+  async sendBreak(bytes: Uint8Array): Promise<void> {
+    const ends = this.#ends;
+    if (ends === undefined) throw new Error("the machine has ended");
+    // What is typed meanwhile comes after it.
+    this.cork();
+    try {
+      await ends.sendBreak();
+      if (ends.input.write(bytes) < bytes.length) throw new Error("the guest does not read its console");
+      ends.inputArrived();
+    } finally {
+      this.uncork();
+    }
   }
 
   #untilWanted(): Promise<void> {

@@ -10,6 +10,9 @@ export type {
   VirtioRing,
   VirtioTransport,
 } from "../machine/config.js";
+export type { InstanceInfo, InstanceState, InstanceStats, VcpuStats } from "../machine/control/protocol.js";
 export type { EndName, ExitStatus } from "../machine/exit-status.js";
+export type { LockState } from "../memory/lock-report.js";
 export type { GuestConsole } from "./console.js";
+export { instances, RunningInstance, type UnresponsiveInstance } from "./instances.js";
 export { type DiskOptions, Machine, type MachineOptions } from "./machine.js";

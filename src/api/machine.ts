@@ -12,16 +12,23 @@ import {
   type VirtioRing,
   type VirtioTransport,
 } from "../machine/config.js";
+import type { InstanceInfo, InstanceState, InstanceStats } from "../machine/control/protocol.js";
+import { NameTakenError, Registration } from "../machine/control/registration.js";
 import { type End, EndReason, type ExitStatus, exitStatus } from "../machine/exit-status.js";
 import { given } from "../machine/given.js";
 import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
 import { Instance } from "../machine/instance.js";
+import { Phase } from "../machine/lifecycle.js";
 import type { LogSink } from "../machine/log.js";
 import { formatMiB } from "../machine/memory-map.js";
 import { PanicWatch } from "../machine/panic-watch.js";
+import type { LockState } from "../memory/lock-report.js";
 import { GuestConsole } from "./console.js";
+import { controlTarget } from "./control-target.js";
 
 const MIB = 2 ** 20;
+/** How long the timer thread may take to put a break on the serial line. */
+const BREAK_MILLISECONDS = 2000;
 
 /** A disk: its file and how it is used. */
 export interface DiskOptions extends DiskSpec {
@@ -48,7 +55,13 @@ export interface MachineOptions {
   /** No default guest, no default command line: only what is named here. */
   nodefaults?: boolean;
 
+  /** Instance name, default `guest-PID`. */
   name?: string;
+  /**
+   * Be one of the user's running instances, with the name for itself: `nlkt list` shows the machine, and the other commands and
+   * `instances` reach it (docs/control.md). Default false.
+   */
+  control?: boolean;
   /** Guest RAM in MiB, default 512. */
   memoryMiB?: number;
   /** vCPUs, default 1. */
@@ -57,6 +70,8 @@ export interface MachineOptions {
   /** KVM's device node, default /dev/kvm. */
   dev?: string;
   tier?: Tier;
+  /** File for a profile of the software CPU, written at the end: JSON where the name ends in .json, else text. */
+  profileCpu?: string;
   /** "none": the guest's output goes nowhere. */
   console?: ConsoleKind;
   /** A write of V to port 0xf4 ends the machine with code (V << 1) | 1. */
@@ -83,6 +98,13 @@ export interface MachineOptions {
   progress?: Progress;
 }
 
+const PHASE_NAMES: Readonly<Record<Phase, InstanceState>> = {
+  [Phase.STARTING]: "starting",
+  [Phase.RUNNING]: "running",
+  [Phase.PAUSED]: "paused",
+  [Phase.ENDED]: "ended",
+};
+
 export class Machine {
   readonly name: string;
   /** What the guest prints, and what is typed to it. */
@@ -97,6 +119,8 @@ export class Machine {
   #started = false;
   #paused = false;
   #timer: NodeJS.Timeout | undefined;
+  #startedAt: number | undefined;
+  #registration: Registration | undefined;
 
   private constructor(options: MachineOptions, config: MachineConfig, guest: GuestSources, first: Instance) {
     this.#options = options;
@@ -122,13 +146,29 @@ export class Machine {
     options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
     const guest = await resolveGuest(options, options.progress);
     const instance = await makeInstance(config, guest, options.log);
-    return new Machine(options, config, guest, instance);
+    const machine = new Machine(options, config, guest, instance);
+    if (options.control === true) await machine.#register();
+    return machine;
+  }
+
+  /** Throws `NameTakenError` and takes the machine down where the name is not to be had. */
+  async #register(): Promise<void> {
+    try {
+      this.#registration = await Registration.claim(this.name, controlTarget(this));
+    } catch (error) {
+      if (error instanceof NameTakenError) {
+        await this.stop();
+        throw error;
+      }
+      this.#options.log?.("warning", `no control socket: ${(error as Error).message}`);
+    }
   }
 
   /** Let the guest run. */
   async start(): Promise<void> {
     if (this.#started) return;
     this.#started = true;
+    this.#startedAt = performance.now();
     const { timeoutSeconds } = this.#options;
     if (timeoutSeconds !== undefined) {
       this.#timer = setTimeout(
@@ -136,7 +176,7 @@ export class Machine {
         timeoutSeconds * 1000,
       );
     }
-    this.#instance.start();
+    if (!this.#paused) this.#instance.start();
   }
 
   /** Resolves when the machine has ended, and how. */
@@ -166,6 +206,53 @@ export class Machine {
     this.#instance.board.pressPowerButton();
   }
 
+  /** What it is, and what it is at. */
+  info(): InstanceInfo {
+    const { config, board } = this.#instance;
+    return {
+      name: this.name,
+      pid: process.pid,
+      state: PHASE_NAMES[board.lifecycle.phase],
+      accel: config.accel,
+      cpus: config.cpus,
+      memoryBytes: config.ramBytes,
+      uptimeSeconds: this.#startedAt === undefined ? 0 : (performance.now() - this.#startedAt) / 1000,
+      kernel: this.#guest.kernelName,
+    };
+  }
+
+  /** What it did so far; counted anew after a reboot. */
+  stats(): InstanceStats {
+    return { ...this.info(), ...this.#instance.stats() };
+  }
+
+  /**
+   * Registers, code and page-table walks of all vCPUs, a text each. Those that run go on right after theirs; stop them
+   * with `pause` to have all of the same moment.
+   */
+  dump(): Promise<string[]> {
+    return this.#instance.dump();
+  }
+
+  /** The locks of the machine's threads that are held or waited for right now. */
+  locks(): LockState[] {
+    return this.#instance.board.lockThreads.locks;
+  }
+
+  /** Queue a non-maskable interrupt on vCPU `cpu`. */
+  nmi(cpu: number): void {
+    this.#instance.nmi(cpu);
+  }
+
+  /**
+   * Send a break and `key` on the serial console, which Linux takes for the magic SysRq
+   * (Documentation/admin-guide/sysrq.rst).
+   */
+  async sysrq(key: string): Promise<void> {
+    if (this.#config.console !== "serial") throw new Error("the machine has no serial console");
+    await this.console.sendBreak(new TextEncoder().encode(key));
+  }
+
   #end(end: End): void {
     this.#stopping = true;
     this.#instance.end(end);
@@ -178,7 +265,12 @@ export class Machine {
       const instance = this.#instance;
       const { output, input } = instance.board.console;
       const carried = this.console.carry(
-        { output, input, inputArrived: () => instance.board.inputArrived() },
+        {
+          output,
+          input,
+          inputArrived: () => instance.board.inputArrived(),
+          sendBreak: () => instance.board.serialBreak.run(BREAK_MILLISECONDS),
+        },
         instance.ending,
         instance.ended,
       );
@@ -209,6 +301,7 @@ export class Machine {
   #over(status: ExitStatus): void {
     this.#options.log?.("info", `${this.name}: ended: ${status.reason}`);
     clearTimeout(this.#timer);
+    this.#registration?.release();
     this.console.finish();
     this.#finish(status);
   }
@@ -232,12 +325,23 @@ async function makeInstance(
 
 function configOf(options: MachineOptions): MachineConfig {
   const base = defaultConfig();
-  const { memoryMiB, name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule } =
-    options;
+  const {
+    memoryMiB,
+    name,
+    cpus,
+    accel,
+    dev,
+    tier,
+    profileCpu,
+    console,
+    isaDebugExit,
+    onReboot,
+    providerModule,
+  } = options;
   const { virtioTransport, virtioRing, disks = [] } = options;
   return {
     ...base,
-    ...given({ name, cpus, accel, dev, tier, console, isaDebugExit, onReboot, providerModule }),
+    ...given({ name, cpus, accel, dev, tier, profileCpu, console, isaDebugExit, onReboot, providerModule }),
     ...given({ virtioTransport, virtioRing }),
     rng: options.rng ?? options.nodefaults !== true,
     disks: disks.map(({ serial, ...spec }, i) => ({ spec, serial: serial ?? `nlkt-disk${i}` })),

@@ -1,5 +1,7 @@
 /** Values of options, checked. Throws commander's `InvalidArgumentError`, which names the option and exits 2. */
 import { InvalidArgumentError } from "commander";
+import { isInstanceName, NAME_SYNTAX } from "../machine/control/instance-name.js";
+import { isSysrqKey } from "../machine/control/protocol.js";
 
 const UNIT: Readonly<Record<string, number>> = { "": 2 ** 20, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
@@ -27,10 +29,17 @@ export function parseSeconds(text: string): number {
   return seconds;
 }
 
-/** Names end up in file names and on status lines. */
 export function parseName(text: string): string {
-  if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(text)) {
-    throw new InvalidArgumentError("Not a name: letters, digits, `_`, `.` and `-`, at most 64.");
-  }
+  if (!isInstanceName(text)) throw new InvalidArgumentError(`Not a name: ${NAME_SYNTAX}.`);
+  return text;
+}
+
+export function parseCpu(text: string): number {
+  if (!/^\d{1,5}$/.test(text)) throw new InvalidArgumentError("Not the number of a vCPU.");
+  return Number(text);
+}
+
+export function parseSysrqKey(text: string): string {
+  if (!isSysrqKey(text)) throw new InvalidArgumentError("Not one letter or digit.");
   return text;
 }

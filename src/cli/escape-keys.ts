@@ -2,9 +2,11 @@
 
 const CTRL_A = 0x01;
 
-export type EscapeAction = "quit" | "help";
+/** What the key after Ctrl-a asks for. */
+export type EscapeActions<A extends string> = Readonly<Record<string, A>>;
 
-const ACTIONS: Readonly<Record<string, EscapeAction>> = { x: "quit", h: "help", "?": "help" };
+/** The keys of `nlkt run`. */
+export const RUN_KEYS: EscapeActions<"quit" | "help"> = { x: "quit", h: "help", "?": "help" };
 
 export const ESCAPE_HINT = "Ctrl-a x ends the machine, Ctrl-a h lists the keys";
 
@@ -14,13 +16,29 @@ export const ESCAPE_HELP = [
   "Ctrl-a Ctrl-a  send Ctrl-a to the guest",
 ];
 
-export class EscapeKeys {
+/** The keys of `nlkt console`. */
+export const CONSOLE_KEYS: EscapeActions<"detach" | "help"> = { d: "detach", h: "help", "?": "help" };
+
+export const CONSOLE_HINT = "Ctrl-a d detaches, Ctrl-a h lists the keys";
+
+export const CONSOLE_HELP = [
+  "Ctrl-a d       detach; the machine goes on",
+  "Ctrl-a h       this list",
+  "Ctrl-a Ctrl-a  send Ctrl-a to the guest",
+];
+
+export class EscapeKeys<A extends string> {
+  readonly #actions: EscapeActions<A>;
   #escaped = false;
 
+  constructor(actions: EscapeActions<A>) {
+    this.#actions = actions;
+  }
+
   /** What of the typed `input` the guest gets, and what NLKT is asked to do. */
-  feed(input: Uint8Array): { bytes: Uint8Array; actions: EscapeAction[] } {
+  feed(input: Uint8Array): { bytes: Uint8Array; actions: A[] } {
     const bytes: number[] = [];
-    const actions: EscapeAction[] = [];
+    const actions: A[] = [];
     for (const byte of input) {
       if (!this.#escaped) {
         if (byte === CTRL_A) this.#escaped = true;
@@ -28,7 +46,7 @@ export class EscapeKeys {
         continue;
       }
       this.#escaped = false;
-      const action = ACTIONS[String.fromCharCode(byte)];
+      const action = this.#actions[String.fromCharCode(byte)];
       if (byte === CTRL_A) bytes.push(CTRL_A);
       else if (action !== undefined) actions.push(action);
     }

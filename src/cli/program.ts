@@ -1,9 +1,14 @@
 /** The command line as a whole: which commands there are, and what becomes of errors. */
 import { Command, CommanderError } from "commander";
 import { ExitCode } from "../machine/exit-status.js";
+import { consoleCommand } from "./console.js";
+import { debugCommand } from "./debug.js";
 import { kernelCommand } from "./kernel.js";
+import { lifeCommands } from "./life-commands.js";
+import { listCommand } from "./list.js";
 import { endProgress, say } from "./messages.js";
 import { runCommand } from "./run.js";
+import { statCommand } from "./stat.js";
 import { packageVersion, versionCommand } from "./version.js";
 
 const DESCRIPTION = "Boots a Linux kernel in a virtual machine, with one command.";
@@ -33,6 +38,11 @@ export async function main(args: readonly string[]): Promise<number> {
     code = status;
   };
   program.addCommand(runCommand(guestCommand, finish));
+  program.addCommand(listCommand());
+  program.addCommand(statCommand(finish));
+  for (const command of lifeCommands(finish)) program.addCommand(command);
+  program.addCommand(debugCommand(finish));
+  program.addCommand(consoleCommand(finish));
   program.addCommand(kernelCommand());
   program.addCommand(versionCommand());
   for (const command of allCommands(program)) {

@@ -42,6 +42,7 @@ interface RunOptions {
   accel: Accel;
   dev: string;
   tier: Tier;
+  profileCpu?: string;
   name?: string;
   defaults: boolean;
   nodefaults?: boolean;
@@ -112,6 +113,10 @@ export function runCommand(
     .addOption(
       new Option("--tier <NAME>", "tiers of the software CPU that run").choices(TIERS).default("auto"),
     )
+    .option(
+      "--profile-cpu <FILE>",
+      "write where the software CPU's time went, at the end; JSON where FILE ends in .json",
+    )
     .option("--name <NAME>", "instance name (default: guest-PID)", parseName)
     .option(
       "--nodefaults",
@@ -168,6 +173,7 @@ async function machineOptions(
     defaultInitrd: !nodefaults && named === undefined,
     environment: given({ TERM: terminal === undefined ? undefined : process.env.TERM }),
     nodefaults,
+    control: true,
     cpus: options.cpus,
     ...(options.mem === undefined ? {} : { memoryMiB: options.mem / MIB }),
     console: options.console,
@@ -180,7 +186,7 @@ async function machineOptions(
     ...given({ rng: options.rng }),
     onReboot: options.onReboot,
     isaDebugExit: options.isaDebugExit === true,
-    ...given({ timeoutSeconds: options.timeout }),
+    ...given({ timeoutSeconds: options.timeout, profileCpu: options.profileCpu }),
     debug: {
       ioport: options.debugIoport === true,
       mmio: options.debugMmio === true,

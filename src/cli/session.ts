@@ -1,6 +1,6 @@
 /** A machine connected to the terminal, from its start to its end. */
 import type { ExitStatus, Machine } from "../api/index.js";
-import { ESCAPE_HELP } from "./escape-keys.js";
+import { ESCAPE_HELP, RUN_KEYS } from "./escape-keys.js";
 import { say, sayDetail } from "./messages.js";
 import { copyConsole, TerminalInput } from "./terminal.js";
 
@@ -25,6 +25,7 @@ export async function attach(machine: Machine, debug: boolean): Promise<number> 
     return () => process.off(name, listener);
   });
   const input = new TerminalInput({
+    keys: RUN_KEYS,
     onInput: (bytes, done) => machine.console.write(bytes, done),
     onAction: (action) => {
       if (action === "quit") void machine.stop();

@@ -3,17 +3,18 @@
  * the escape keys, output that arrives whole and in order.
  */
 import type { Readable, Writable } from "node:stream";
-import { type EscapeAction, EscapeKeys } from "./escape-keys.js";
+import { type EscapeActions, EscapeKeys } from "./escape-keys.js";
 
-export interface TerminalHandlers {
+export interface TerminalHandlers<A extends string> {
+  /** The keys that are not the guest's. */
+  readonly keys: EscapeActions<A>;
   /** Bytes for the guest. Calls back when it took them. */
   onInput(bytes: Uint8Array, done: () => void): void;
-  onAction(action: EscapeAction): void;
+  onAction(action: A): void;
 }
 
 /** Connects standard input to the guest's console until `close`. */
 export class TerminalInput {
-  readonly #keys = new EscapeKeys();
   readonly #onData: (chunk: Buffer) => void;
   readonly #restore = () => this.#setRaw(false);
   /** Stopped from outside (`kill -TSTP`): the shell gets its terminal as it was. */
@@ -23,12 +24,13 @@ export class TerminalInput {
   };
   readonly #continue = () => this.#setRaw(true);
 
-  constructor(handlers: TerminalHandlers) {
+  constructor(handlers: TerminalHandlers<string>) {
     const { stdin } = process;
+    const keys = new EscapeKeys(handlers.keys);
     this.#onData = (chunk) => {
       let bytes: Uint8Array = chunk;
       if (stdin.isTTY) {
-        const fed = this.#keys.feed(chunk);
+        const fed = keys.feed(chunk);
         bytes = fed.bytes;
         for (const action of fed.actions) handlers.onAction(action);
       }

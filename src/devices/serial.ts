@@ -93,6 +93,8 @@ export interface UartOptions {
   readonly irq: InterruptLine;
   /** Where sent bytes go; without it they are lost. The UART is its only writer. */
   readonly output?: ByteRing | undefined;
+  /** Wraps the sleep of a vCPU's thread until `output` is read, which may be for ever. */
+  readonly whileWaiting?: ((sleep: () => void) => void) | undefined;
   /** Where received bytes come from. The UART is its only reader. */
   readonly input?: ByteRing | undefined;
 }
@@ -105,6 +107,7 @@ export class Uart implements BusDevice {
   readonly #irq: InterruptLine;
   readonly #output: ByteRing | undefined;
   readonly #input: ByteRing | undefined;
+  readonly #whileWaiting: (sleep: () => void) => void;
 
   constructor(allocator: StateAllocator, name: string, options: UartOptions) {
     this.#state = allocator.alloc(UART, name);
@@ -114,6 +117,7 @@ export class Uart implements BusDevice {
     this.#irq = options.irq;
     this.#output = options.output;
     this.#input = options.input;
+    this.#whileWaiting = options.whileWaiting ?? ((sleep) => sleep());
   }
 
   /** Master reset (DS table I). `modemLines`: what the other side has on, of `ModemLine`. The rings keep their bytes. */
@@ -278,7 +282,7 @@ export class Uart implements BusDevice {
       if (done) this.#updateInterrupt();
       this.#lock.unlock();
       if (done) return;
-      this.#output?.waitForSpace();
+      this.#whileWaiting(() => this.#output?.waitForSpace());
     }
   }
 

@@ -216,6 +216,26 @@ export interface Vcpu {
   nmi(): void;
   /** Guest-virtual to guest-physical, without side effects; undefined where not mapped. KVM_TRANSLATE. */
   translate(linear: bigint): number | undefined;
+  /** Counters that the provider keeps, by name; which there are is its own affair. KVM_GET_STATS_FD. Any thread. */
+  getStats(): Record<string, number>;
+  /** What the vCPU's time went into until now, where the provider measures that. Once, after the last `run`. */
+  profile?(): VcpuProfile | undefined;
+}
+
+/** One thing that was counted or took time. */
+export interface ProfileRow {
+  readonly name: string;
+  readonly count?: number;
+  readonly seconds?: number;
+  /** Of an access that the machine served. */
+  readonly access?: { readonly space: "port" | "MMIO"; readonly address: number };
+}
+
+export interface VcpuProfile {
+  readonly vcpu: number;
+  /** From the first `run` on. */
+  readonly seconds: number;
+  readonly sections: readonly { readonly name: string; readonly rows: readonly ProfileRow[] }[];
 }
 
 /** Where a GSI leads: `struct kvm_irq_routing_entry`. */
@@ -240,6 +260,16 @@ export interface Doorbell {
   word: number;
 }
 
+/** Port writes that gather and make no exits: KVM_REGISTER_COALESCED_MMIO with `pio`. */
+export interface CoalescedWrites {
+  /** Let the one-byte writes to `port` gather, or have them exit again. */
+  setPort(port: number, on: boolean): void;
+  /** Whether writes wait to be served. */
+  readonly pending: boolean;
+  /** Serve the writes that have gathered, in their order, as the exits that they would have been. One thread at a time. */
+  drain(serve: (write: VmExit) => void): void;
+}
+
 export interface Vm {
   /** KVM_SET_USER_MEMORY_REGION. Before any vCPU runs. A size of 0 removes the slot. */
   setMemorySlot(slot: MemorySlot): void;
@@ -254,6 +284,8 @@ export interface Vm {
   signalMsi(msi: Msi): void;
   /** KVM_IOEVENTFD. */
   addDoorbell(doorbell: Doorbell): void;
+  /** Undefined where the provider cannot gather writes, or gains nothing by it. */
+  readonly coalesced?: CoalescedWrites | undefined;
 
   /** kvmclock in nanoseconds. KVM_GET_CLOCK, KVM_SET_CLOCK. */
   getClock(): bigint;

@@ -29,17 +29,21 @@ import type { Vm } from "../hypervisor/seam.js";
 import { ByteRing } from "../memory/byte-ring.js";
 import type { Clock } from "../memory/clock.js";
 import { GuestMemory } from "../memory/guest-memory.js";
+import { LockThreads } from "../memory/lock-report.js";
 import type { SharedMemory } from "../memory/shared-memory.js";
 import { StateAllocator } from "../memory/state-allocator.js";
 import { type Timer, Timers } from "../memory/timers.js";
 import type { MachineConfig } from "./config.js";
+import { Errand } from "./errand.js";
 import { EndReason } from "./exit-status.js";
+import { GatheredOutput } from "./gathered-output.js";
 import { GuestStatusPort } from "./guest-status.js";
 import { IoThreads } from "./io-threads.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
-import { LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
+import { arenaRoom, LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
 import type { Provider } from "./provider.js";
+import { VcpuMonitor } from "./vcpu-monitor.js";
 import { VirtioDevices } from "./virtio-devices.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
@@ -49,6 +53,8 @@ export interface BoardOptions {
   readonly config: MachineConfig;
   readonly provider: Provider;
   readonly memory: SharedMemory;
+  /** As `LinearPlan.further` has them. */
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
@@ -56,35 +62,52 @@ export interface BoardOptions {
 
 export class Board {
   readonly memory: SharedMemory;
+  readonly further: readonly SharedMemory[];
   readonly clock: Clock;
   readonly allocator: StateAllocator;
   readonly timers: Timers;
+  readonly lockThreads: LockThreads;
   readonly lifecycle: Lifecycle;
   readonly guestMemory: GuestMemory;
   readonly vm: Vm;
   readonly ports = new PortBus();
   readonly mmio = new MmioBus();
+  /** By vCPU. */
+  readonly monitors: readonly VcpuMonitor[];
   /** The far ends of COM1's line. */
   readonly console: { readonly output: ByteRing; readonly input: ByteRing };
+  /** The other side of COM1's line sends a break, behind the bytes that are in `console.input`. */
+  readonly serialBreak: Errand;
   readonly ioThreads: IoThreads;
   readonly virtio: VirtioDevices;
+  /** COM1's writes, where the provider gathers them. */
+  readonly output: GatheredOutput;
   readonly #resets: (() => void)[] = [];
   readonly #inputTimer: Timer;
   readonly #powerButtonTimer: Timer;
 
-  constructor({ config, provider, memory, clock, create }: BoardOptions) {
-    const plan = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
+  constructor({ config, provider, memory, further, clock, create }: BoardOptions) {
+    const arenaBytes = provider.arenaBytes(config.cpus, arenaRoom(config.ramBytes));
+    const plan = planLinearMemory(config.ramBytes, arenaBytes);
     this.memory = memory;
+    this.further = further;
     this.clock = clock;
     this.allocator = new StateAllocator(memory, plan.stateStart, plan.stateEnd);
+    this.lockThreads = new LockThreads(memory, this.allocator);
     this.lifecycle = new Lifecycle(memory, this.allocator);
     this.timers = new Timers(memory, this.allocator, clock);
+    this.monitors = Array.from(
+      { length: config.cpus },
+      (_, id) => new VcpuMonitor(memory, this.allocator, id),
+    );
     // Before the provider, which may arm its timers as it is made.
     if (create) this.timers.reset();
-    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan.ramOffset));
+    this.guestMemory = new GuestMemory(memory, ramSlots(config.ramBytes, plan), further);
     this.vm = provider.createVm(memory, this.allocator, this.guestMemory, this.timers, clock, {
       cpus: config.cpus,
       tier: config.tier,
+      profile: config.profileCpu !== undefined,
+      arenaBytes,
       device: config.dev,
       create,
     });
@@ -95,7 +118,19 @@ export class Board {
       input: ByteRing.allocate(this.allocator, "console.input", CONSOLE_RING_BYTES),
     };
     const [console] = this.#addSerialPorts(config);
+    this.output = new GatheredOutput(
+      memory,
+      this.allocator,
+      this.timers,
+      clock,
+      this.vm,
+      COM_PORTS[0].base,
+      (sleep) => sleep(),
+    );
     this.#inputTimer = this.timers.create(() => console.poll());
+    this.serialBreak = new Errand(memory, this.allocator, this.timers, "serial break", () =>
+      console.receiveBreak(),
+    );
     this.#addRtc(config);
     this.#addKeyboardController();
     const pci = this.#addPciHost();
@@ -122,6 +157,7 @@ export class Board {
       const uart = new Uart(this.allocator, name, {
         irq: lines.get(irq)!.input(),
         ...(connected ? this.console : {}),
+        whileWaiting: (sleep) => this.lifecycle.whileStandingStill(sleep),
       });
       this.#resets.push(() => uart.reset());
       this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });

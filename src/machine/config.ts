@@ -3,7 +3,7 @@
  * objects from the same configuration (DESIGN, 2).
  */
 import type { DiskSpec } from "../backends/disk/open-disk.js";
-import { formatMiB, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
+import { formatMiB, MAX_KVM_RAM_BYTES, MAX_RAM_BYTES, MIN_RAM_BYTES } from "./memory-map.js";
 
 const MIB = 2 ** 20;
 
@@ -12,7 +12,7 @@ export const DEFAULT_CPUS = 1;
 export const DEFAULT_KVM_DEVICE = "/dev/kvm";
 
 /** vCPUs that the soft provider can run. */
-export const MAX_SOFT_CPUS = 1;
+export const MAX_SOFT_CPUS = 8;
 
 export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -61,6 +61,8 @@ export interface MachineConfig {
   /** KVM's device node. */
   readonly dev: string;
   readonly tier: Tier;
+  /** File for where the vCPUs' time went, written at the machine's end. */
+  readonly profileCpu?: string;
   /** Module (URL) that exports another provider, `Provider` of provider.ts; for tests and experiments. */
   readonly providerModule?: string;
   /** Where COM1 goes. */
@@ -107,19 +109,31 @@ export function defaultConfig(): MachineConfig {
 }
 
 /** Throws `ConfigError` for what no machine can be made of. `--accel auto` is decided by then. */
-export function checkConfig(config: MachineConfig): void {
+export function checkConfig(config: MachineConfig, hostArchitecture: string = process.arch): void {
   const { ramBytes, cpus } = config;
   if (!Number.isInteger(ramBytes)) throw new ConfigError(`--mem: ${ramBytes} is no whole number of bytes`);
   if (ramBytes < MIN_RAM_BYTES) {
     throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too small: at least ${formatMiB(MIN_RAM_BYTES)}`);
   }
-  if (ramBytes > MAX_RAM_BYTES) {
-    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: at most ${formatMiB(MAX_RAM_BYTES)}`);
+  const soft = config.accel === "soft" && config.providerModule === undefined;
+  const most = soft || config.providerModule !== undefined ? MAX_RAM_BYTES : MAX_KVM_RAM_BYTES;
+  if (ramBytes > most) {
+    const who = soft ? "the software CPU takes " : "";
+    throw new ConfigError(`--mem: ${formatMiB(ramBytes)} is too large: ${who}at most ${formatMiB(most)}`);
+  }
+  if (config.profileCpu !== undefined && config.accel === "kvm") {
+    throw new ConfigError("--profile-cpu: only the software CPU has a profile (--accel soft)");
   }
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
-  if (config.providerModule === undefined && config.accel === "soft" && cpus > MAX_SOFT_CPUS) {
-    throw new ConfigError(
-      `--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS} for now`,
-    );
+  if (soft) {
+    if (cpus > MAX_SOFT_CPUS) {
+      throw new ConfigError(`--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS}`);
+    }
+    // Plain accesses of the guest are plain accesses of the host: they rely on its memory order.
+    if (cpus > 1 && hostArchitecture !== "x64") {
+      throw new ConfigError(
+        `--cpus: ${cpus} vCPUs of the software CPU need a host with the memory order of x86, not ${hostArchitecture}`,
+      );
+    }
   }
 }

@@ -8,13 +8,22 @@ import { SharedMemory } from "../memory/shared-memory.js";
 import { chooseAccel } from "./accel.js";
 import { Board } from "./board.js";
 import { ConfigError, checkConfig, type MachineConfig } from "./config.js";
+import type { InstanceInfo, InstanceStats } from "./control/protocol.js";
+import { tryCpuProfile, writeCpuProfile } from "./cpu-profile.js";
 import type { End } from "./exit-status.js";
+import { given } from "./given.js";
 import type { GuestSources } from "./guest-sources.js";
 import { loadGuest } from "./load-guest.js";
 import type { LogSink } from "./log.js";
-import { formatMiB, planLinearMemory } from "./memory-map.js";
+import { arenaRoom, formatMiB, planLinearMemory } from "./memory-map.js";
 import { loadProvider } from "./provider.js";
+import { residentRam } from "./resident-memory.js";
 import { Threads } from "./threads.js";
+
+type MachineStats = Omit<InstanceStats, keyof InstanceInfo>;
+
+/** How long a vCPU's thread may take until it gives a dump: it may be in the middle of an exit. */
+const DUMP_MILLISECONDS = 2000;
 
 export class Instance {
   readonly #threads: Threads;
@@ -32,7 +41,13 @@ export class Instance {
   ) {
     this.#log = log;
     this.#threads = new Threads(
-      { config, memory: board.memory.memory, epoch: board.clock.epoch, lockOrder },
+      {
+        config,
+        memory: board.memory.memory,
+        further: board.further.map(({ memory }) => memory),
+        epoch: board.clock.epoch,
+        lockOrder,
+      },
       board.lifecycle,
       board.ioThreads,
       () => log("debug", firstInstruction(board)),
@@ -45,17 +60,23 @@ export class Instance {
   static async create(asked: MachineConfig, log: LogSink): Promise<Instance> {
     const config = await decideAccel(asked, log);
     checkConfig(config);
+    if (config.profileCpu !== undefined) await tryCpuProfile(config.profileCpu);
     const lockOrder = lockOrderTable();
     validateLocksIfAsked(lockOrder);
     const provider = await loadProvider(config);
-    const { total } = planLinearMemory(config.ramBytes, provider.arenaBytes(config.cpus));
-    let memory: SharedMemory;
+    const { ramBytes, cpus } = config;
+    const { total, further: sizes } = planLinearMemory(
+      ramBytes,
+      provider.arenaBytes(cpus, arenaRoom(ramBytes)),
+    );
+    let memories: SharedMemory[];
     try {
-      memory = SharedMemory.create(total);
+      memories = [total, ...sizes].map((size) => SharedMemory.create(size));
     } catch {
       throw new ConfigError(`--mem: the host cannot give ${formatMiB(config.ramBytes)} of memory`);
     }
-    const board = new Board({ config, provider, memory, clock: Clock.start(), create: true });
+    const [memory, ...further] = memories;
+    const board = new Board({ config, provider, memory, further, clock: Clock.start(), create: true });
     board.reset();
     return new Instance(config, board, log, lockOrder);
   }
@@ -82,6 +103,58 @@ export class Instance {
     await lifecycle.waitUntilParked(this.config.cpus);
   }
 
+  /**
+   * Registers, code and page-table walks of all vCPUs, a text each. Those that run go on right after theirs; stop them
+   * with `pause` to have all of the same moment.
+   */
+  dump(): Promise<string[]> {
+    const result = this.#dumping.then(() => this.#dump());
+    this.#dumping = result.then(
+      () => {},
+      () => {},
+    );
+    return result;
+  }
+  /** The last dump, which the next has to wait for. */
+  #dumping: Promise<void> = Promise.resolve();
+
+  #dump(): Promise<string[]> {
+    const { lifecycle, monitors, vm } = this.board;
+    for (const [id, monitor] of monitors.entries()) {
+      monitor.ask();
+      vm.vcpu(id).kick();
+    }
+    lifecycle.callAttention();
+    return Promise.all(
+      monitors.map(
+        async (monitor, id) =>
+          (await monitor.dump(DUMP_MILLISECONDS)) ?? `vCPU ${id}: does not answer: its thread hangs`,
+      ),
+    );
+  }
+
+  /** What the vCPUs did so far, and the memory. */
+  stats(): MachineStats {
+    const { config, board } = this;
+    return {
+      ...(config.accel === "soft" ? { tier: config.tier } : {}),
+      vcpus: board.monitors.map(({ exits }, id) => ({
+        id,
+        exits,
+        counters: board.vm.vcpu(id).getStats(),
+      })),
+      memory: { totalBytes: config.ramBytes, ...given({ residentBytes: residentRam(board) }) },
+    };
+  }
+
+  /** Queue an NMI on vCPU `id`. */
+  nmi(id: number): void {
+    if (!Number.isInteger(id) || id < 0 || id >= this.config.cpus) {
+      throw new RangeError(`there is no vCPU ${id}: the machine has 0 to ${this.config.cpus - 1}`);
+    }
+    this.board.vm.vcpu(id).nmi();
+  }
+
   /** End the machine, for the reason given unless it has one already. */
   end(end: End): void {
     this.board.lifecycle.end(end);
@@ -99,6 +172,14 @@ export class Instance {
     this.#kick();
     await this.#threads.stop();
     vm.close();
+    const { profileCpu } = this.config;
+    if (profileCpu !== undefined) {
+      try {
+        await writeCpuProfile(profileCpu, this.#threads.profiles);
+      } catch (error) {
+        this.#log("error", `--profile-cpu: ${(error as Error).message}`);
+      }
+    }
     return lifecycle.result;
   }
 }

@@ -28,8 +28,10 @@ const LIFECYCLE = new Layout("lifecycle", {
   value: "u32",
   messageLength: "u32",
   detailLength: "u32",
-  /** vCPU threads that stand still because of PAUSED. */
+  /** vCPU threads that stand still: because of PAUSED, or because nobody reads the guest's output. */
   parked: "u32",
+  /** Incremented and notified when threads that stand still have to look around. */
+  attention: "u32",
   /** What the guest's command ended with, plus 1; 0: nothing reported. */
   commandStatus: "u32",
   /** Clock nanoseconds of the first `run` of a vCPU; 0: none yet. */
@@ -43,6 +45,9 @@ export class Lifecycle {
   readonly #phase: number;
   readonly #claimed: number;
   readonly #parked: number;
+  readonly #attention: number;
+  /** Called on this thread, which is a vCPU's, while it stands still and somebody called `callAttention`. */
+  onAttention: () => void = () => {};
 
   constructor(memory: SharedMemory, allocator: StateAllocator) {
     this.#state = allocator.alloc(LIFECYCLE, "lifecycle");
@@ -51,6 +56,7 @@ export class Lifecycle {
     this.#phase = (address + LIFECYCLE.offset.phase) >>> 2;
     this.#claimed = (address + LIFECYCLE.offset.claimed) >>> 2;
     this.#parked = (address + LIFECYCLE.offset.parked) >>> 2;
+    this.#attention = (address + LIFECYCLE.offset.attention) >>> 2;
   }
 
   get phase(): Phase {
@@ -70,6 +76,7 @@ export class Lifecycle {
       if (Atomics.compareExchange(this.#words, this.#phase, now, next) === now) break;
     }
     Atomics.notify(this.#words, this.#phase);
+    this.callAttention();
     return true;
   }
 
@@ -87,6 +94,7 @@ export class Lifecycle {
     ).written;
     Atomics.store(this.#words, this.#phase, Phase.ENDED);
     Atomics.notify(this.#words, this.#phase);
+    this.callAttention();
     return true;
   }
 
@@ -124,14 +132,48 @@ export class Lifecycle {
     }
   }
 
+  /** Block a thread that is no vCPU's until the machine is started or has ended. */
+  waitUntilStarted(): void {
+    while (this.phase === Phase.STARTING) Atomics.wait(this.#words, this.#phase, Phase.STARTING);
+  }
+
   /** Block a vCPU thread until the machine runs or has ended. */
   waitUntilRunning(): void {
+    this.#park();
+    this.#standStill();
+    Atomics.sub(this.#words, this.#parked, 1);
+  }
+
+  /**
+   * Let a vCPU thread `sleep` in the middle of an access, for somebody who may never come: meanwhile it counts as standing
+   * still, and goes on only if the machine runs.
+   */
+  whileStandingStill(sleep: () => void): void {
+    this.#park();
+    sleep();
+    this.#standStill();
+    Atomics.sub(this.#words, this.#parked, 1);
+  }
+
+  #park(): void {
     Atomics.add(this.#words, this.#parked, 1);
     Atomics.notify(this.#words, this.#parked);
-    for (let phase = this.phase; phase !== Phase.RUNNING && phase !== Phase.ENDED; phase = this.phase) {
-      Atomics.wait(this.#words, this.#phase, phase);
+  }
+
+  #standStill(): void {
+    for (;;) {
+      const seen = Atomics.load(this.#words, this.#attention);
+      this.onAttention();
+      const { phase } = this;
+      if (phase === Phase.RUNNING || phase === Phase.ENDED) return;
+      Atomics.wait(this.#words, this.#attention, seen);
     }
-    Atomics.sub(this.#words, this.#parked, 1);
+  }
+
+  /** Have threads that stand still call their `onAttention`. Any thread. */
+  callAttention(): void {
+    Atomics.add(this.#words, this.#attention, 1);
+    Atomics.notify(this.#words, this.#attention);
   }
 
   /** Resolves once `count` vCPU threads stand still, or the machine has ended. For the main thread. */

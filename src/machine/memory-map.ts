@@ -12,6 +12,9 @@
  *
  * Linear memory: an unused first page, the machine's state, the provider's arena, then guest RAM: low RAM as it is in the
  * guest (with the hole's pages never touched), high RAM right behind.
+ *
+ * RAM that does not fit (only KVM takes so much) is in further memories, one for each 4 GiB of guest-physical addresses from
+ * 4 GiB on. The last 64 KiB of each are a hole in the guest's RAM, so that nothing which is contiguous there lies in two memories.
  */
 
 import { gpa, type MemorySlot } from "../memory/guest-memory.js";
@@ -37,14 +40,21 @@ export const HIGH_RAM_START = 2 ** 32;
 const STATE_START = 4 * KIB;
 /** Room for the state of all devices, rings and locks, and the page before it. */
 const DEVICE_STATE_BYTES = 16 * MIB;
-/** The most that a provider may ask for as its arena. */
+/** What a provider can count on for its arena. */
 export const MAX_PROVIDER_ARENA_BYTES = 496 * MIB;
 
 const PAGE = 4 * KIB;
 
 /** RAM up to 1 MiB, and room for a small kernel. What a kernel really needs is checked when it is loaded. */
 export const MIN_RAM_BYTES = 4 * MIB;
+/** What fits into the linear memory. */
 export const MAX_RAM_BYTES = WASM_MEMORY_LIMIT - DEVICE_STATE_BYTES - MAX_PROVIDER_ARENA_BYTES;
+
+/** RAM in each of the further memories, and how many of them there may be. */
+const FURTHER_MEMORY_BYTES = WASM_MEMORY_LIMIT - 64 * KIB;
+const MAX_FURTHER_MEMORIES = 32;
+/** What a machine may have on KVM. */
+export const MAX_KVM_RAM_BYTES = LOW_RAM_LIMIT + MAX_FURTHER_MEMORIES * FURTHER_MEMORY_BYTES;
 
 export interface LinearPlan {
   /** Machine state and provider arena: [stateStart, stateEnd). */
@@ -54,28 +64,51 @@ export interface LinearPlan {
   readonly ramOffset: number;
   /** Bytes of the whole memory. */
   readonly total: number;
+  /** Bytes of each further memory. */
+  readonly further: readonly number[];
+}
+
+/** Bytes that are left for a provider's arena beside `ramBytes` of RAM. */
+export function arenaRoom(ramBytes: number): number {
+  return WASM_MEMORY_LIMIT - DEVICE_STATE_BYTES - alignUp(ramBytes, WASM_PAGE_SIZE);
 }
 
 /** Lay out the linear memory. `ramBytes` and `arenaBytes` in bytes. */
 export function planLinearMemory(ramBytes: number, arenaBytes: number): LinearPlan {
   const stateEnd = alignUp(DEVICE_STATE_BYTES + arenaBytes, WASM_PAGE_SIZE);
-  const total = alignUp(stateEnd + alignUp(ramBytes, PAGE), WASM_PAGE_SIZE);
+  const here = ramBytes > MAX_RAM_BYTES ? LOW_RAM_LIMIT : ramBytes;
+  const total = alignUp(stateEnd + alignUp(here, PAGE), WASM_PAGE_SIZE);
   if (total > WASM_MEMORY_LIMIT) throw new RangeError(`machine of ${total} bytes passes 4 GiB`);
-  return { stateStart: STATE_START, stateEnd, ramOffset: stateEnd, total };
+  const further: number[] = [];
+  for (let rest = ramBytes - here; rest > 0; rest -= FURTHER_MEMORY_BYTES) {
+    further.push(Math.min(rest, FURTHER_MEMORY_BYTES));
+  }
+  if (further.length > MAX_FURTHER_MEMORIES) throw new RangeError(`${ramBytes} bytes of RAM are too much`);
+  return { stateStart: STATE_START, stateEnd, ramOffset: stateEnd, total, further };
 }
 
-/** The memory slots of `ramBytes` of RAM that starts at `ramOffset` of the linear memory. */
-export function ramSlots(ramBytes: number, ramOffset: number): MemorySlot[] {
-  const lowEnd = Math.min(ramBytes, LOW_RAM_LIMIT);
-  const ranges: [start: number, size: number, offset: number][] = [
-    [0, LEGACY_HOLE_START, ramOffset],
-    [LEGACY_HOLE_END, lowEnd - LEGACY_HOLE_END, ramOffset + LEGACY_HOLE_END],
+/** The memory slots of `ramBytes` of RAM in memories as `plan` has them. */
+export function ramSlots(
+  ramBytes: number,
+  { ramOffset, further }: Pick<LinearPlan, "ramOffset" | "further">,
+): MemorySlot[] {
+  // What is no whole page at the end stays unused.
+  const lowEnd = Math.min(ramBytes - (ramBytes % PAGE), LOW_RAM_LIMIT);
+  const ranges: [start: number, size: number, offset: number, memory: number][] = [
+    [0, LEGACY_HOLE_START, ramOffset, 0],
+    [LEGACY_HOLE_END, lowEnd - LEGACY_HOLE_END, ramOffset + LEGACY_HOLE_END, 0],
   ];
-  if (ramBytes > lowEnd) ranges.push([HIGH_RAM_START, ramBytes - lowEnd, ramOffset + lowEnd]);
-  return ranges.map(([start, size, offset], slot) => ({
+  for (const [i, size] of further.entries()) {
+    ranges.push([HIGH_RAM_START + i * WASM_MEMORY_LIMIT, size - (size % PAGE), 0, i + 1]);
+  }
+  if (further.length === 0 && ramBytes >= lowEnd + PAGE) {
+    ranges.push([HIGH_RAM_START, ramBytes - (ramBytes % PAGE) - lowEnd, ramOffset + lowEnd, 0]);
+  }
+  return ranges.map(([start, size, offset, memory], slot) => ({
     slot,
     guestPhysical: gpa(start),
     size,
+    memory,
     offset,
     readonly: false,
     logDirty: false,

@@ -10,6 +10,10 @@ import type { MachineConfig } from "./config.js";
 export interface VmOptions {
   readonly cpus: number;
   readonly tier: "auto" | "hot" | "cold";
+  /** Whether the vCPUs measure where their time goes (`Vcpu.profile`). */
+  readonly profile: boolean;
+  /** What `Provider.arenaBytes` said. */
+  readonly arenaBytes: number;
   /** KVM's device node. */
   readonly device: string;
   /** True in the one thread that makes the machine, false in those that attach to it. */
@@ -27,8 +31,8 @@ export type CreateVm = (
 
 /** What a provider's module exports. */
 export interface Provider {
-  /** Bytes that `createVm` takes from the allocator, at most. */
-  readonly arenaBytes: (cpus: number) => number;
+  /** Bytes that `createVm` takes from the allocator, at most; there is no room for more than `room`. */
+  readonly arenaBytes: (cpus: number, room: number) => number;
   /** Called in every thread of the machine. */
   readonly createVm: CreateVm;
 }

@@ -9,6 +9,8 @@ import { loadProvider } from "./provider.js";
 export interface ThreadData {
   readonly config: MachineConfig;
   readonly memory: WebAssembly.Memory;
+  /** `BoardOptions.further`. */
+  readonly further: readonly WebAssembly.Memory[];
   /** `Clock.epoch`. */
   readonly epoch: bigint;
   /** Of the lock-order validator (memory/lock-order.ts), where it runs. */
@@ -35,9 +37,11 @@ export async function enterThread(
     config: data.config,
     provider,
     memory: new SharedMemory(data.memory),
+    further: data.further.map((memory) => new SharedMemory(memory)),
     clock: new Clock(data.epoch),
     create: false,
   });
+  board.lockThreads.enter(name);
   try {
     await body(board);
   } catch (error) {

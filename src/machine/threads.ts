@@ -1,6 +1,7 @@
 /** The machine's Workers, as the main thread sees them. */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
+import type { VcpuProfile } from "../hypervisor/seam.js";
 import { ConfigError } from "./config.js";
 import type { DisksOpened, OpenedDisk } from "./disk-thread.js";
 import { EndReason } from "./exit-status.js";
@@ -23,6 +24,9 @@ export class Threads {
   /** What the disk Workers opened; rejects with `ConfigError`. */
   readonly disks: Promise<OpenedDisk[]>;
 
+  /** What the vCPUs have told of their time; complete when they have ended. */
+  readonly profiles: VcpuProfile[] = [];
+
   /**
    * Start a thread for each vCPU and one for the timers. They wait until the lifecycle lets them run. `onRunning`: the
    * guest's first instruction ran, at `Lifecycle.firstRun`.
@@ -36,9 +40,12 @@ export class Threads {
     for (let id = 0; id < data.config.cpus; id++)
       this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
-    this.#workers[0].worker.on("message", (message: unknown) => {
-      if (message === RUNNING) onRunning();
-    });
+    for (const { worker } of this.#workers) {
+      worker.on("message", (message: typeof RUNNING | { profile: VcpuProfile }) => {
+        if (message === RUNNING) onRunning();
+        else this.profiles.push(message.profile);
+      });
+    }
     const opening = ioThreads.diskThreads.map((id) =>
       disksOf(this.#add(`disk-${id}`, DISK_THREAD, { ...data, id }, lifecycle, DISK_GRACE_MILLISECONDS)),
     );

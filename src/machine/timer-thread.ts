@@ -2,7 +2,7 @@
 import { workerData } from "node:worker_threads";
 import { enterThread, type ThreadData } from "./thread-data.js";
 
-await enterThread("timer", workerData as ThreadData, (board) => {
-  board.lifecycle.waitUntilRunning();
-  board.timers.run();
+await enterThread("timer", workerData as ThreadData, ({ lifecycle, timers }) => {
+  lifecycle.waitUntilStarted();
+  timers.run();
 });

@@ -3,12 +3,13 @@
  * Exits are those of KVM_RUN (Linux, Documentation/virt/kvm/api.rst, 5).
  */
 import type { MmioBus, PortBus } from "../devices/bus.js";
-import { ExitReason, type Vcpu } from "../hypervisor/seam.js";
+import { ExitReason, type Vcpu, type VmExit } from "../hypervisor/seam.js";
 import type { GuestMemory } from "../memory/guest-memory.js";
 import type { DebugFlags } from "./config.js";
 import { EndReason } from "./exit-status.js";
 import { type Lifecycle, Phase } from "./lifecycle.js";
 import { registerDump } from "./register-dump.js";
+import type { VcpuMonitor } from "./vcpu-monitor.js";
 
 /** `kvm_run.system_event.type`. */
 const SYSTEM_EVENT_SHUTDOWN = 1;
@@ -31,18 +32,38 @@ export interface ExitBuses {
   readonly mmio: Pick<MmioBus, "serveMmio">;
 }
 
+/** What the guest wrote to ports without exits. */
+export interface Gathered {
+  readonly port: number;
+  serve(serveIo: (write: VmExit) => void, ended: () => boolean): void;
+  written(): void;
+}
+
 export interface RunnerOptions {
   readonly vcpu: Vcpu;
+  readonly monitor: VcpuMonitor;
   readonly lifecycle: Lifecycle;
   readonly guestMemory: GuestMemory;
   readonly buses: ExitBuses;
+  readonly output: Gathered;
   readonly debug: DebugFlags;
   readonly trace: (line: string) => void;
 }
 
 /** Returns when the machine has ended. */
-export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: RunnerOptions): void {
+export function runVcpu({
+  vcpu,
+  monitor,
+  lifecycle,
+  guestMemory,
+  buses,
+  output,
+  debug,
+  trace,
+}: RunnerOptions): void {
   const { exit } = vcpu;
+  const serveIo = (access: VmExit) => buses.ports.serveIo(access);
+  const ended = () => lifecycle.ended;
   if (debug.singleStep) {
     vcpu.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });
   }
@@ -59,14 +80,19 @@ export function runVcpu({ vcpu, lifecycle, guestMemory, buses, debug, trace }: R
       lifecycle.waitUntilRunning();
       continue;
     }
-    switch (vcpu.run()) {
+    const reason = vcpu.run();
+    monitor.count(reason);
+    output.serve(serveIo, ended);
+    switch (reason) {
       case ExitReason.IO:
         buses.ports.serveIo(exit);
+        if (exit.port === output.port && exit.isWrite) output.written();
         break;
       case ExitReason.MMIO:
         buses.mmio.serveMmio(exit);
         break;
       case ExitReason.INTR:
+        lifecycle.onAttention();
         break;
       case ExitReason.HLT:
         lifecycle.sleep(HALT_POLL_MILLISECONDS);

@@ -1,18 +1,29 @@
 /** Worker: runs one vCPU and serves its exits. */
 import { parentPort, workerData } from "node:worker_threads";
+import { namedDevices } from "./cpu-profile.js";
 import { traceLine } from "./log.js";
+import { registerDump } from "./register-dump.js";
 import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
 import { runVcpu } from "./vcpu-runner.js";
 
 const data = workerData as ThreadData;
 
 await enterThread(`vcpu-${data.id}`, data, (board) => {
-  const { lifecycle, clock, guestMemory } = board;
+  const { lifecycle, clock, guestMemory, output } = board;
   lifecycle.waitUntilRunning();
   const vcpu = board.vm.vcpu(data.id);
+  const monitor = board.monitors[data.id];
+  lifecycle.onAttention = () => monitor.answer(() => registerDump(vcpu, guestMemory));
+  lifecycle.waitUntilRunning();
   if (data.id === 0) {
     lifecycle.firstRun = clock.now();
     parentPort?.postMessage(RUNNING);
   }
-  runVcpu({ vcpu, lifecycle, guestMemory, buses: board, debug: data.config.debug, trace: traceLine });
+  const { debug } = data.config;
+  try {
+    runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
+  } finally {
+    const profile = vcpu.profile?.();
+    if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });
+  }
 });

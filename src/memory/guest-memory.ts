@@ -5,7 +5,7 @@
  * is checked against the slots, and every write marks the pages it touches so that decoded code is dropped and dirty
  * logs are kept (DESIGN, 3).
  */
-import type { SharedMemory } from "./shared-memory.js";
+import { type SharedMemory, WASM_MEMORY_LIMIT } from "./shared-memory.js";
 
 declare const guestPhysical: unique symbol;
 /** A guest-physical address. Below 2^52, so a JavaScript number holds it exactly. */
@@ -20,13 +20,15 @@ export interface MemorySlot {
   readonly slot: number;
   readonly guestPhysical: GuestPhysical;
   readonly size: number;
-  /** Byte offset of the slot's first byte in the shared memory. */
+  /** Which memory holds the slot: 0 or left out for the machine's own, N for the Nth of the further ones (KVM only). */
+  readonly memory?: number;
+  /** Byte offset of the slot's first byte in that memory. */
   readonly offset: number;
   readonly readonly: boolean;
   readonly logDirty: boolean;
 }
 
-/** Told of every write by a device or the host, after it was made: offsets into the shared memory. */
+/** Told of every write by a device or the host, after it was made: offsets as `globalOffset` counts them. */
 export type WriteObserver = (offset: number, length: number) => void;
 
 export class GuestMemoryError extends Error {
@@ -40,11 +42,21 @@ export class GuestMemoryError extends Error {
 
 export class GuestMemory {
   readonly #observers: WriteObserver[] = [];
+  readonly #memories: readonly SharedMemory[];
 
+  /** `further`: memories for RAM that does not fit into `memory`. */
   constructor(
     readonly memory: SharedMemory,
     readonly slots: readonly MemorySlot[],
-  ) {}
+    further: readonly SharedMemory[] = [],
+  ) {
+    this.#memories = [memory, ...further];
+  }
+
+  /** The memory that holds `slot`. */
+  memoryOf(slot: MemorySlot): SharedMemory {
+    return this.#memories[slot.memory ?? 0];
+  }
 
   /** Bytes of guest RAM, holes not counted. */
   get ramSize(): number {
@@ -69,67 +81,96 @@ export class GuestMemory {
     return undefined;
   }
 
-  /** Byte offset in the shared memory of `length` bytes of RAM at `address`. Throws `GuestMemoryError`. */
-  offset(address: GuestPhysical, length: number): number {
+  #slot(address: GuestPhysical, length: number): MemorySlot {
     const slot = this.#find(address, length);
     if (slot === undefined) throw new GuestMemoryError(address, length);
+    return slot;
+  }
+
+  /**
+   * Byte offset in `memory` of `length` bytes of RAM at `address`. Throws `GuestMemoryError`, also for RAM in a further memory:
+   * `bytes` knows all of them.
+   */
+  offset(address: GuestPhysical, length: number): number {
+    const slot = this.#slot(address, length);
+    if ((slot.memory ?? 0) !== 0) throw new GuestMemoryError(address, length);
     return slot.offset + (address - slot.guestPhysical);
   }
 
   /** A view for reading only: what is written through it is not marked. Throws `GuestMemoryError`. */
   bytes(address: GuestPhysical, length: number): Uint8Array {
-    const offset = this.offset(address, length);
-    return this.memory.u8.subarray(offset, offset + length);
+    const slot = this.#slot(address, length);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    return this.memoryOf(slot).u8.subarray(offset, offset + length);
   }
 
   write(address: GuestPhysical, source: Uint8Array): void {
-    const offset = this.offset(address, source.length);
-    this.memory.u8.set(source, offset);
-    this.marked(offset, source.length);
+    const slot = this.#slot(address, source.length);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).u8.set(source, offset);
+    this.#wrote(slot, offset, source.length);
   }
 
   fill(address: GuestPhysical, length: number, value = 0): void {
-    const offset = this.offset(address, length);
-    this.memory.u8.fill(value, offset, offset + length);
-    this.marked(offset, length);
+    const slot = this.#slot(address, length);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).u8.fill(value, offset, offset + length);
+    this.#wrote(slot, offset, length);
   }
 
   readU8(address: GuestPhysical): number {
-    return this.memory.u8[this.offset(address, 1)];
+    const slot = this.#slot(address, 1);
+    return this.memoryOf(slot).u8[slot.offset + (address - slot.guestPhysical)];
   }
   readU16(address: GuestPhysical): number {
-    return this.memory.data.getUint16(this.offset(address, 2), true);
+    const slot = this.#slot(address, 2);
+    return this.memoryOf(slot).data.getUint16(slot.offset + (address - slot.guestPhysical), true);
   }
   readU32(address: GuestPhysical): number {
-    return this.memory.data.getUint32(this.offset(address, 4), true);
+    const slot = this.#slot(address, 4);
+    return this.memoryOf(slot).data.getUint32(slot.offset + (address - slot.guestPhysical), true);
   }
   readU64(address: GuestPhysical): bigint {
-    return this.memory.data.getBigUint64(this.offset(address, 8), true);
+    const slot = this.#slot(address, 8);
+    return this.memoryOf(slot).data.getBigUint64(slot.offset + (address - slot.guestPhysical), true);
   }
 
   writeU8(address: GuestPhysical, value: number): void {
-    const offset = this.offset(address, 1);
-    this.memory.u8[offset] = value;
-    this.marked(offset, 1);
+    const slot = this.#slot(address, 1);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).u8[offset] = value;
+    this.#wrote(slot, offset, 1);
   }
   writeU16(address: GuestPhysical, value: number): void {
-    const offset = this.offset(address, 2);
-    this.memory.data.setUint16(offset, value, true);
-    this.marked(offset, 2);
+    const slot = this.#slot(address, 2);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).data.setUint16(offset, value, true);
+    this.#wrote(slot, offset, 2);
   }
   writeU32(address: GuestPhysical, value: number): void {
-    const offset = this.offset(address, 4);
-    this.memory.data.setUint32(offset, value, true);
-    this.marked(offset, 4);
+    const slot = this.#slot(address, 4);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).data.setUint32(offset, value, true);
+    this.#wrote(slot, offset, 4);
   }
   writeU64(address: GuestPhysical, value: bigint): void {
-    const offset = this.offset(address, 8);
-    this.memory.data.setBigUint64(offset, value, true);
-    this.marked(offset, 8);
+    const slot = this.#slot(address, 8);
+    const offset = slot.offset + (address - slot.guestPhysical);
+    this.memoryOf(slot).data.setBigUint64(offset, value, true);
+    this.#wrote(slot, offset, 8);
   }
 
-  /** Say that `length` bytes at `offset` of the shared memory were written by other means. */
+  #wrote(slot: MemorySlot, offset: number, length: number): void {
+    this.marked(globalOffset(slot, offset), length);
+  }
+
+  /** Say that `length` bytes at `offset` (as `globalOffset` counts) were written by other means. */
   marked(offset: number, length: number): void {
     for (const observer of this.#observers) observer(offset, length);
   }
+}
+
+/** `offset` into the memory of `slot`, counted through all memories, each of which takes 4 GiB of numbers. */
+export function globalOffset(slot: MemorySlot, offset: number): number {
+  return (slot.memory ?? 0) * WASM_MEMORY_LIMIT + offset;
 }

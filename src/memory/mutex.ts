@@ -4,9 +4,40 @@
  */
 import type { SharedMemory } from "./shared-memory.js";
 
+/** A mutex's word: 0 where it is free, else the number of the thread that holds it, with WAITERS where others may wait. */
 const FREE = 0;
-const HELD = 1;
-const HELD_WITH_WAITERS = 2;
+const WAITERS = 0x8000_0000 | 0;
+
+/** The main thread's number, and that of threads that have not got one. */
+export const MAIN_THREAD = 1;
+let owner = MAIN_THREAD;
+
+/** This thread's number in the words of mutexes: only lock-report.ts gives any. */
+export function setLockOwner(id: number): void {
+  owner = id;
+}
+
+/** By memory: its mutexes, and where (u32 index) threads note by their number which mutex they wait for. */
+const known = new WeakMap<SharedMemory, { mutexes: Mutex[]; waits: number | undefined }>();
+
+function knownOf(memory: SharedMemory) {
+  let entry = known.get(memory);
+  if (entry === undefined) {
+    entry = { mutexes: [], waits: undefined };
+    known.set(memory, entry);
+  }
+  return entry;
+}
+
+/** The mutexes in `memory` that this thread has objects of. */
+export function mutexesOf(memory: SharedMemory): readonly Mutex[] {
+  return knownOf(memory).mutexes;
+}
+
+/** Have threads that wait for a mutex in `memory` note its address at the u32 `waits` plus their number. */
+export function noteWaits(memory: SharedMemory, waits: number): void {
+  knownOf(memory).waits = waits;
+}
 
 export interface LockObserver {
   acquiring(lockClass: string, address: number): void;
@@ -29,6 +60,7 @@ export function aboutToWait(what: string): void {
 }
 
 export class Mutex {
+  readonly #memory: SharedMemory;
   readonly #words: Int32Array;
   readonly #index: number;
 
@@ -38,28 +70,48 @@ export class Mutex {
     memory: SharedMemory,
     readonly address: number,
   ) {
+    this.#memory = memory;
     this.#words = memory.i32;
     this.#index = address >>> 2;
+    knownOf(memory).mutexes.push(this);
+  }
+
+  /** Number of the thread that holds it, or 0. */
+  get owner(): number {
+    return Atomics.load(this.#words, this.#index) & ~WAITERS;
   }
 
   lock(): void {
     observer?.acquiring(this.lockClass, this.address);
-    if (Atomics.compareExchange(this.#words, this.#index, FREE, HELD) !== FREE) this.#lockSlow();
+    if (Atomics.compareExchange(this.#words, this.#index, FREE, owner) !== FREE) this.#lockSlow();
     observer?.acquired(this.lockClass, this.address);
   }
 
   #lockSlow(): void {
-    // Drepper, "Futexes Are Tricky", mutex 2: the state says whether an unlock has to wake anybody.
-    while (Atomics.exchange(this.#words, this.#index, HELD_WITH_WAITERS) !== FREE) {
-      Atomics.wait(this.#words, this.#index, HELD_WITH_WAITERS);
+    const words = this.#words;
+    const index = this.#index;
+    const { waits } = knownOf(this.#memory);
+    if (waits !== undefined) Atomics.store(words, waits + owner, this.address);
+    // After Drepper, "Futexes Are Tricky", mutex 2: the word says whether an unlock has to wake anybody. Who has waited does
+    // not know whether others still do, and takes the mutex as one with waiters.
+    for (;;) {
+      const word = Atomics.load(words, index);
+      if (word === FREE) {
+        if (Atomics.compareExchange(words, index, FREE, owner | WAITERS) === FREE) break;
+        continue;
+      }
+      const waited = word | WAITERS;
+      if (waited === word || Atomics.compareExchange(words, index, word, waited) === word) {
+        Atomics.wait(words, index, waited);
+      }
     }
+    if (waits !== undefined) Atomics.store(words, waits + owner, 0);
   }
 
   unlock(): void {
     observer?.released(this.lockClass, this.address);
-    if (Atomics.exchange(this.#words, this.#index, FREE) === HELD_WITH_WAITERS) {
-      Atomics.notify(this.#words, this.#index, 1);
-    }
+    const word = Atomics.exchange(this.#words, this.#index, FREE);
+    if ((word & WAITERS) !== 0) Atomics.notify(this.#words, this.#index, 1);
   }
 
   /** Run `body` with the lock held. */

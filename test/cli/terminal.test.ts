@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { test } from "node:test";
-import { EscapeKeys } from "../../src/cli/escape-keys.js";
+import { EscapeKeys, RUN_KEYS } from "../../src/cli/escape-keys.js";
 import { POWER_OFF, scriptKernel } from "../machine/script-kernel.js";
 import { environment, NLKT } from "./nlkt.js";
 
@@ -73,7 +73,7 @@ test("a crash and a signal restore the terminal too", { skip: SCRIPT_MISSING }, 
 });
 
 test("escape keys are found across reads", () => {
-  const keys = new EscapeKeys();
+  const keys = new EscapeKeys(RUN_KEYS);
   const feed = (text: string) => {
     const { bytes, actions } = keys.feed(Buffer.from(text, "latin1"));
     return [Buffer.from(bytes).toString("latin1"), actions];

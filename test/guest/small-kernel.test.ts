@@ -1,36 +1,17 @@
 /** Kernels of a few instructions on the software CPU: the debug exit, traces of accesses and steps, a triple fault. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
+import { HEADER_BYTES, LOAD_ADDRESS, multibootKernel } from "../machine/multiboot-kernel.js";
 import { runGuest } from "./guests.js";
 
 const directory = mkdtempSync(path.join(tmpdir(), "nlkt-test-"));
 after(() => rmSync(directory, { recursive: true, force: true }));
 
-/** Multiboot Specification 0.6.96, 3.1.1: bit 16 says that the address fields are valid. */
-const MAGIC = 0x1badb002;
-const ADDRESS_FIELDS = 0x10000;
-const LOAD_ADDRESS = 0x100000;
-const HEADER_BYTES = 32;
-
-let count = 0;
-
 /** A file that is entered at the first of `code`, in 32-bit protected mode. */
-function kernel(...code: number[]): string {
-  const entry = LOAD_ADDRESS + HEADER_BYTES;
-  const end = entry + code.length;
-  const checksum = -(MAGIC + ADDRESS_FIELDS);
-  const image = Buffer.alloc(HEADER_BYTES + code.length);
-  [MAGIC, ADDRESS_FIELDS, checksum, LOAD_ADDRESS, LOAD_ADDRESS, end, end, entry].forEach((field, index) => {
-    image.writeUInt32LE(field >>> 0, 4 * index);
-  });
-  image.set(code, HEADER_BYTES);
-  const file = path.join(directory, `kernel-${count++}`);
-  writeFileSync(file, image);
-  return file;
-}
+const kernel = (...code: number[]) => multibootKernel(directory, code);
 
 /** mov $value, %al; out %al, $0xf4; then it halts, in case that did not end it. */
 const debugExit = (value: number) => [0xb0, value, 0xe6, 0xf4, 0xfa, 0xf4, 0xeb, 0xfd];

@@ -1,10 +1,10 @@
 /** The local APIC as a guest meets it: modes, CR8, timers, NMIs that wait (SDM vol. 3A, chapter 11). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { Asm } from "./support/asm.js";
 import { At, Pte } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

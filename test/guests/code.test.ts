@@ -1,11 +1,11 @@
 /** Code that changes while it runs (SDM vol. 3A, 9.1.3, 12.6): the change counts from the next instruction on. */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { gpa } from "../../src/memory/guest-memory.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, Pte } from "./support/environment.js";
 import { assembler, codeOrigin, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

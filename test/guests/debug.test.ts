@@ -1,11 +1,11 @@
 /** #DB: single-stepping, breakpoints, the debug registers (SDM vol. 3B, 18.2 and 18.3). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { DebugRegs } from "../../src/hypervisor/seam.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, Sel } from "./support/environment.js";
 import { assembler, type Fault, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

@@ -1,6 +1,6 @@
 /** Delivery of interrupts and exceptions (SDM vol. 3A, chapter 6). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { Asm } from "./support/asm.js";
 import {
   At,
@@ -12,7 +12,7 @@ import {
   Type,
 } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

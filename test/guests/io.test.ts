@@ -1,11 +1,11 @@
 /** Port and memory-mapped I/O (SDM vol. 1, chapter 19), as exits that the machine serves. */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { gpa } from "../../src/memory/guest-memory.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, IO_MAP, Pte, Sel, TSS_LIMIT, Type } from "./support/environment.js";
 import { assembler, Flag, type GuestAccess, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

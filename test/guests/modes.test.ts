@@ -1,10 +1,10 @@
 /** Modes of operation and the ways between them (SDM vol. 3A, 2.2, 10.8.5, 10.9; vol. 3B, 21.1). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { Asm } from "./support/asm.js";
 import { At, descriptor, type Environment, Sel, Type } from "./support/environment.js";
 import { assembler, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

@@ -3,14 +3,14 @@
  * model of SDM vol. 3A, 4.6 and 4.7, for each paging mode and page size; and the accessed and dirty flags (4.8).
  */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { ExitReason, type Regs } from "../../src/hypervisor/seam.js";
 import { gpa } from "../../src/memory/guest-memory.js";
 import { DONE_PORT, FAULT_PORT } from "./support/asm.js";
 import { At, Environment, HANDLER_BYTES, isLong, type Mode, Pte, Sel } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
 import { type Access, type PagingControl, pageFault, type Step } from "./support/paging-model.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

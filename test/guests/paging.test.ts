@@ -1,11 +1,11 @@
 /** Paging beyond access rights: structures, canonical addresses, caching of translations (SDM vol. 3A, chapter 4). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { gpa } from "../../src/memory/guest-memory.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, Pte, Sel, Type } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

@@ -1,9 +1,9 @@
 /** Loads of segment registers, and the checks of accesses through them (SDM vol. 3A, 5.2–5.6, 5.8, 6.15; vol. 2, MOV). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { At, type DescriptorFields, type Environment, Sel, Type } from "./support/environment.js";
 import { assembler, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

@@ -1,10 +1,10 @@
 /** Stacks: widths, wrap-around, and the corner cases of PUSH, POP, ENTER, LEAVE, PUSHA, PUSHF (SDM vol. 1, 6.2; vol. 2). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, Sel, Type } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

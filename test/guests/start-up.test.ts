@@ -1,12 +1,12 @@
 /** Start of further processors, and INIT (SDM vol. 3A, 9.4, 10.1; table 10-1): two vCPUs, run by turns in one thread. */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { ExitReason, MpState, type Vcpu } from "../../src/hypervisor/seam.js";
 import { gpa } from "../../src/memory/guest-memory.js";
 import { type Asm, DONE_PORT } from "./support/asm.js";
 import { At } from "./support/environment.js";
 import { assembler, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider(2);
 after(() => provider.close());

@@ -1,10 +1,10 @@
 /** MSRs, SYSCALL and its kin, CPUID, time, UMIP, FSGSBASE, FPU availability (SDM vol. 2; vol. 3A, 2; vol. 4). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { Asm } from "./support/asm.js";
 import { At, Sel } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

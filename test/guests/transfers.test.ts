@@ -1,6 +1,6 @@
 /** Far control transfers: JMP, CALL, RET and IRET (SDM vol. 3A, 5.8; 6.12; vol. 2, the instructions' pages). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import type { Asm } from "./support/asm.js";
 import {
   At,
@@ -12,7 +12,7 @@ import {
   Type,
 } from "./support/environment.js";
 import { assembler, Flag, type GuestImage, type GuestResult, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

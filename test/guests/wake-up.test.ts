@@ -1,11 +1,11 @@
 /** Interrupts from outside, NMIs, HLT, and when they are held back (SDM vol. 3A, 6.3, 6.6–6.8, 11.8; vol. 2, STI, HLT). */
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after } from "node:test";
 import { MpState } from "../../src/hypervisor/seam.js";
 import type { Asm } from "./support/asm.js";
 import { At, type Environment, HANDLER_BYTES, Sel } from "./support/environment.js";
 import { assembler, type Fault, Flag, type GuestImage, runGuest } from "./support/machine.js";
-import { guestProvider } from "./support/provider.js";
+import { guestProvider, test } from "./support/provider.js";
 
 const provider = guestProvider();
 after(() => provider.close());

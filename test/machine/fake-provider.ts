@@ -280,6 +280,7 @@ class FakeVcpu implements Vcpu {
   setGuestDebug(): void {}
   nmi(): void {}
   translate = (linear: bigint): number | undefined => Number(linear);
+  getStats = (): Record<string, number> => ({ kicks: 0 });
 }
 
 function littleEndian(value: number, size: number): number[] {

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  MAX_KVM_RAM_BYTES,
   MAX_PROVIDER_ARENA_BYTES,
   MAX_RAM_BYTES,
   MIN_RAM_BYTES,
@@ -19,7 +20,7 @@ for (const ramBytes of [MIN_RAM_BYTES, 64 * MIB, 512 * MIB, 3072 * MIB, 3072 * M
     const plan = planLinearMemory(ramBytes, ramBytes === MAX_RAM_BYTES ? MAX_PROVIDER_ARENA_BYTES : ARENA);
     assert.ok(plan.total <= WASM_MEMORY_LIMIT);
     assert.ok(plan.stateStart > 0 && plan.stateEnd <= plan.ramOffset);
-    const slots = ramSlots(ramBytes, plan.ramOffset);
+    const slots = ramSlots(ramBytes, plan);
     let guest = 0;
     let linear = plan.ramOffset;
     for (const slot of slots) {
@@ -41,11 +42,23 @@ for (const ramBytes of [MIN_RAM_BYTES, 64 * MIB, 512 * MIB, 3072 * MIB, 3072 * M
 }
 
 test("all of 3 GiB is below the PCI window, what is more goes above 4 GiB", () => {
-  const last = (ramBytes: number) => ramSlots(ramBytes, 0).at(-1)!;
+  const last = (ramBytes: number) => ramSlots(ramBytes, { ramOffset: 0, further: [] }).at(-1)!;
   assert.equal(last(3 * GIB).guestPhysical + last(3 * GIB).size, 3 * GIB);
   assert.deepEqual([last(3 * GIB + MIB).guestPhysical, last(3 * GIB + MIB).size], [4 * GIB, MIB]);
 });
 
-test("a machine past 4 GiB of linear memory is refused", () => {
-  assert.throws(() => planLinearMemory(MAX_RAM_BYTES + 64 * 1024, MAX_PROVIDER_ARENA_BYTES), RangeError);
+test("what does not fit is in further memories, each with a hole behind it in the guest's RAM", () => {
+  const ramBytes = 13 * GIB;
+  const plan = planLinearMemory(ramBytes, ARENA);
+  assert.ok(plan.total <= WASM_MEMORY_LIMIT);
+  assert.deepEqual(plan.further, [4 * GIB - 65536, 4 * GIB - 65536, 2 * GIB + 2 * 65536]);
+  const high = ramSlots(ramBytes, plan).slice(2);
+  assert.deepEqual(
+    high.map(({ guestPhysical, size, memory, offset }) => [guestPhysical, size, memory, offset]),
+    plan.further.map((size, i) => [4 * GIB * (i + 1), size, i + 1, 0]),
+  );
+});
+
+test("more than the host's KVM is asked for is refused", () => {
+  assert.throws(() => planLinearMemory(MAX_KVM_RAM_BYTES + 4096, ARENA), RangeError);
 });

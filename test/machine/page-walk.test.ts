@@ -14,7 +14,7 @@ const PS = 0x80n;
 const PG = 1n << 31n;
 
 function machine() {
-  return new GuestMemory(SharedMemory.create(16 * MIB), ramSlots(8 * MIB, 0));
+  return new GuestMemory(SharedMemory.create(16 * MIB), ramSlots(8 * MIB, { ramOffset: 0, further: [] }));
 }
 
 function walk(memory: GuestMemory, control: Partial<Sregs>, linear: bigint): string[] {

@@ -163,9 +163,11 @@ function comparable(form: Form): boolean {
 export class BlockGenerator {
   readonly #forms: Record<Bitness, Form[]> = { 64: [], 32: [], 16: [] };
 
+  /** `only64`: blocks of 64-bit code and no others. */
   constructor(
     forms: readonly Form[],
     readonly random: Random,
+    readonly only64 = false,
   ) {
     for (const form of forms) {
       if (suitsBlocks(form) && comparable(form)) this.#forms[form.bitness].push(form);
@@ -173,13 +175,13 @@ export class BlockGenerator {
   }
 
   get usable(): boolean {
-    return this.#forms[64].length > 0 && this.#forms[32].length > 0;
+    return this.#forms[64].length > 0 && (this.only64 || this.#forms[32].length > 0);
   }
 
   /** A block of 5 to 20 instructions; every third is a loop of up to 12 rounds. */
   next(): Trial {
     const { random } = this;
-    const bitness: Bitness = random.chance(0.7) ? 64 : 32;
+    const bitness: Bitness = random.chance(0.7) || this.only64 ? 64 : 32;
     const entry = CODE_BASE + 0x400 + random.below(PAGE);
     const b = new BlockBuilder(bitness, random, entry);
     const isLoop = random.chance(0.33);

@@ -57,9 +57,11 @@ export class Campaign {
   cases = 0;
   completed = 0;
 
+  /** `comparable`: whether what the oracle says counts. */
   constructor(
     readonly oracle: OracleCpu,
     readonly subject: OracleCpu,
+    readonly comparable: (outcome: Outcome) => boolean = () => true,
   ) {}
 
   /** Run `trials`; gives the ones that differ, at most `limit`. */
@@ -80,6 +82,7 @@ export class Campaign {
         batch.forEach((trial, i) => {
           const { test } = trial;
           const expected = this.#kept[i];
+          if (!this.comparable(expected)) return;
           const masked = trial.masked(expected);
           this.cases++;
           if (expected.vector === BREAKPOINT) this.completed++;

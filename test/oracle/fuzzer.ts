@@ -1,7 +1,7 @@
-/** The fuzzer: cases of every form in turn, and blocks, on the host's CPU and on ours. */
+/** The fuzzer: cases of every form in turn, and blocks, on an oracle (the host's CPU, or KVM) and on the software CPU. */
 import { BlockGenerator } from "./blocks.js";
 import { Campaign, type Failure, type Trial } from "./campaign.js";
-import { entryRip, type Outcome, Random } from "./cpu-case.js";
+import { entryRip, type Facilities, type OracleCpu, type Outcome, Random } from "./cpu-case.js";
 import type { Form } from "./forms.js";
 import { generate } from "./generator.js";
 import { NativeCpu } from "./native-cpu.js";
@@ -11,6 +11,16 @@ import { undefinedAfter, undefinedAtFault } from "./undefined.js";
 
 const DEBUG = 1;
 
+export interface FuzzerOptions {
+  readonly oracle: OracleCpu & { readonly facilities: Facilities };
+  /** No code but 64-bit code. */
+  readonly only64?: boolean;
+  /** Forms that are left out. */
+  readonly excluded?: (form: Form) => boolean;
+  /** Whether what the oracle says counts. */
+  readonly comparable?: (outcome: Outcome) => boolean;
+}
+
 export class Fuzzer {
   readonly campaign: Campaign;
   readonly random: Random;
@@ -18,16 +28,22 @@ export class Fuzzer {
   readonly #lowMemory: boolean;
   readonly #blocks: BlockGenerator;
 
-  constructor(seed: number, filter?: RegExp) {
+  constructor(
+    seed: number,
+    filter?: RegExp,
+    { oracle, only64 = false, excluded, comparable }: FuzzerOptions = { oracle: new NativeCpu() },
+  ) {
+    const { facilities } = oracle;
     this.random = new Random(seed);
-    const native = new NativeCpu();
-    this.#lowMemory = native.facilities.lowMemory;
-    this.campaign = new Campaign(native, new SoftCpu(native.facilities));
+    this.#lowMemory = facilities.lowMemory;
+    this.campaign = new Campaign(oracle, new SoftCpu(facilities), comparable);
     const matches = (form: Form) =>
       (filter === undefined || filter.test(form.row.mnemonic)) &&
-      (form.bitness !== 16 || native.facilities.code16);
+      (form.bitness !== 16 || facilities.code16) &&
+      (form.bitness === 64 || !only64) &&
+      excluded?.(form) !== true;
     this.forms = comparedForms().filter(matches);
-    this.#blocks = new BlockGenerator(comparedForms(BLOCK_ROWS).filter(matches), this.random);
+    this.#blocks = new BlockGenerator(comparedForms(BLOCK_ROWS).filter(matches), this.random, only64);
   }
 
   /** Whether any of the forms goes into blocks. */

@@ -26,7 +26,7 @@ const TUNABLES = `glibc.cpu.hwcaps=${[
   .map((feature) => `-${feature}`)
   .join(",")}`;
 
-/** $1: the tree, $2: the jobs' directory. The mounts go with the mount namespace. */
+/** $1: the tree, $2: the jobs' directory, $3: the shell. The mounts go with the mount namespace. */
 const ENTER = `set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1/tmp"
@@ -34,13 +34,20 @@ mount --rbind /dev "$1/dev"
 mount -t proc proc "$1/proc"
 mount --bind "$2" "$1/nlkt"
 hostname localhost
-exec chroot "$1" /bin/sh -c '. /nlkt/run'
+exec chroot "$1" "$3" -c '. /nlkt/run'
 `;
 
 /** Nothing else of this process's environment may show in what the jobs print. */
 const HOST_PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 const NAMESPACES = ["--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child"];
+
+/** The command that runs the script `directory`/run with `shell`, both names as in the tree `root`, with /nlkt as `directory`. */
+export function chrootCommand(root: string, directory: string, shell: string) {
+  const user = process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"];
+  const args = [...user, ...NAMESPACES, "/bin/sh", "-c", ENTER, "sh", root, directory, shell];
+  return { command: "unshare", args };
+}
 
 export interface HostOptions {
   readonly onResult?: (name: string, result: JobResult) => void;
@@ -59,9 +66,8 @@ export async function runOnHost(
     for (const [name, bytes] of jobFiles(jobs)) {
       await writeFile(path.join(directory, name), bytes, { mode: 0o755 });
     }
-    const user = process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"];
-    const args = [...user, ...NAMESPACES, "/bin/sh", "-c", ENTER, "sh", root, directory];
-    const child = spawn("unshare", args, {
+    const { command, args } = chrootCommand(root, directory, "/bin/sh");
+    const child = spawn(command, args, {
       stdio: ["ignore", "pipe", "pipe"],
       env: { PATH: HOST_PATH, GLIBC_TUNABLES: TUNABLES },
     });

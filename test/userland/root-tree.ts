@@ -79,7 +79,17 @@ async function closure(source: PackageSource, names: readonly string[]): Promise
 }
 
 /** The tree and image of `userland`, from the cache or made. Throws `BootError` where packages cannot be fetched. */
-export async function rootTree(userland: Userland, progress: Progress = () => {}): Promise<RootTree> {
+export async function rootTree(userland: Userland, progress?: Progress): Promise<RootTree> {
+  const target = await make(userland, true, progress);
+  return { root: path.join(target, "root"), image: path.join(target, "root.cpio") };
+}
+
+/** As `rootTree`, the tree only. */
+export async function hostTree(userland: Userland, progress?: Progress): Promise<string> {
+  return path.join(await make(userland, false, progress), "root");
+}
+
+async function make(userland: Userland, withImage: boolean, progress: Progress = () => {}): Promise<string> {
   const suite = await defaultSuite();
   const { name, packages, without = [], architecture = "amd64" } = userland;
   const recipe = JSON.stringify([
@@ -88,10 +98,11 @@ export async function rootTree(userland: Userland, progress: Progress = () => {}
     [...LEFT_OUT, ...without].map(String),
     LINKS,
     DIRECTORIES,
+    ...(withImage ? [] : ["no image"]),
   ]);
   const hash = createHash("sha256").update(recipe).digest("hex").slice(0, 8);
   const target = path.join(cacheDirectory(), "userland", suite, `${name}-${hash}`);
-  await makeOnce(target, async (temporary) => {
+  return makeOnce(target, async (temporary) => {
     const root = path.join(temporary, "root");
     const fill = async (source: PackageSource) => {
       // A second attempt, with new package lists, starts from nothing.
@@ -104,13 +115,13 @@ export async function rootTree(userland: Userland, progress: Progress = () => {}
     };
     await PackageSource.use(suite, packages[0], progress, fill, architecture);
     await complete(root);
+    if (!withImage) return;
     progress(`making the image of userland ${name}`);
     const archive = new CpioArchive();
     await addTree(archive, root, "", [...LEFT_OUT, ...without]);
     archive.device("dev/console", "character", 5, 1);
     await writeFile(path.join(temporary, "root.cpio"), archive.toBytes());
   });
-  return { root: path.join(target, "root"), image: path.join(target, "root.cpio") };
 }
 
 async function unpackAll(

@@ -1,13 +1,15 @@
 /**
- * Pages of guest RAM that the host side wrote: KVM's own dirty log has only the guest's writes. A bit a page of the linear
- * memory, in shared memory.
+ * Pages of guest RAM that the host side wrote: KVM's own dirty log has only the guest's writes. A bit a page of the memories,
+ * in shared memory.
  */
 import type { GuestMemory } from "../../memory/guest-memory.js";
 import { WASM_MEMORY_LIMIT } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 
 const PAGE = 4096;
-const BITMAP_BYTES = WASM_MEMORY_LIMIT / PAGE / 8;
+/** The machine's memory, and so many further ones at most. */
+const MEMORIES = 33;
+const BITMAP_BYTES = (MEMORIES * WASM_MEMORY_LIMIT) / PAGE / 8;
 
 export class DirtyPages {
   /** Bytes that it takes from the allocator. */
@@ -30,7 +32,7 @@ export class DirtyPages {
     }
   }
 
-  /** Add the pages of `size` bytes at `offset` to `log`, a bit a page, and forget them. */
+  /** Add the pages of `size` bytes at `offset` (of `globalOffset`) to `log`, a bit a page, and forget them. */
   take(offset: number, size: number, log: Uint8Array): void {
     const first = offset / PAGE;
     const pages = size / PAGE;

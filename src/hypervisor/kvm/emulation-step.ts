@@ -11,7 +11,7 @@ import { ExitReason, MpState, type Vcpu, type VmExit } from "../seam.js";
 import { IrqChip } from "../soft/irqchip/irqchip.js";
 import { SoftVm } from "../soft/provider.js";
 import { Msr } from "../soft/system/msrs.js";
-import { PHYS_PAGES, VCPU_BYTES } from "../soft/vcpu-state.js";
+import { PHYS_MAP_BYTES, VCPU_BYTES } from "../soft/vcpu-state.js";
 import { Kvm } from "./abi/constants.js";
 import * as abi from "./abi/structs.js";
 import { writeFpu } from "./fpu-image.js";
@@ -24,7 +24,7 @@ const CODE_ARENA_BYTES = 256 << 10;
 
 /** Bytes of linear memory for the stepping of one vCPU, and once for them all. */
 export const STEP_ARENA_BYTES = VCPU_BYTES + CODE_ARENA_BYTES + 1 * MIB;
-export const STEP_PHYS_MAP_BYTES = PHYS_PAGES * 4;
+export const STEP_PHYS_MAP_BYTES = PHYS_MAP_BYTES;
 
 /** Registers that instructions use or change, beside those of the other groups. */
 const MSRS = [
@@ -88,11 +88,13 @@ export class EmulationStep implements EmulationFallback {
     { start, end, physMap }: StepArena,
   ) {
     const allocator = new StateAllocator(memory, start, end);
+    // The software CPU reaches one memory: what lies in others is no RAM to it, and `step` refuses to go there.
+    const own = guestMemory.slots.filter((slot) => (slot.memory ?? 0) === 0);
     this.#vm = new SoftVm(
       memory,
       allocator,
       // Another than the machine's: it keeps no decoded code and need not hear of the devices' writes.
-      new GuestMemory(memory, guestMemory.slots),
+      new GuestMemory(memory, own),
       new Timers(memory, allocator, clock),
       clock,
       {
@@ -102,7 +104,7 @@ export class EmulationStep implements EmulationFallback {
         parts: { codeArenaBytes: CODE_ARENA_BYTES, physMap, IrqChip: AbsentIrqChip },
       },
     );
-    for (const slot of guestMemory.slots) this.#vm.setMemorySlot(slot);
+    for (const slot of own) this.#vm.setMemorySlot(slot);
     this.#soft = this.#vm.vcpu(0);
     this.#soft.setCpuid(vcpu.getCpuid());
     this.#soft.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });

@@ -1,6 +1,6 @@
 /** The provider `kvm`: a VM of the Linux kernel. Meets src/hypervisor/seam.ts. */
 import type { Clock } from "../../memory/clock.js";
-import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
+import { type GuestMemory, globalOffset, type MemorySlot } from "../../memory/guest-memory.js";
 import { Mutex } from "../../memory/mutex.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
@@ -11,13 +11,14 @@ import { Cap, Kvm } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
 import { encodeList } from "./abi/struct.js";
 import * as abi from "./abi/structs.js";
+import { KvmCoalescedWrites } from "./coalesced-writes.js";
 import { machineCpuid } from "./cpuid.js";
 import { KvmDevice } from "./device.js";
 import { DirtyPages } from "./dirty-pages.js";
 import { Doorbells } from "./doorbells.js";
 import { softSubset } from "./emulated-cpuid.js";
 import { EmulationStep, STEP_ARENA_BYTES, STEP_PHYS_MAP_BYTES } from "./emulation-step.js";
-import { addressOf, close, ioctl, ioctlPointer, mapShared, rawIoctl, unmap } from "./host.js";
+import { addressOf, close, ioctl, ioctlPointer, mapShared, memoryAt, rawIoctl, unmap } from "./host.js";
 import { hardwareVirtualization } from "./host-cpu.js";
 import { msiAddress, routeTo } from "./registers.js";
 import { KVM_STATE, KVM_VCPU, type KvmState, type KvmVcpuState, MAX_SLOTS } from "./state.js";
@@ -72,6 +73,7 @@ export class KvmVm implements Vm, VcpuHost {
   readonly #doorbells: Doorbells;
   readonly #stepArena: number;
   readonly #physMap: number;
+  #coalesced: KvmCoalescedWrites | undefined;
   #supported: CpuidEntry[] | undefined;
   /** KVM_IRQ_LINE's argument, made once. */
   readonly #irqLevel = new Uint32Array(2);
@@ -128,6 +130,7 @@ export class KvmVm implements Vm, VcpuHost {
       opened.push(state.vm);
       state.mappingSize = ioctl(device.fd, Ioctl.KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
       state.emulating = hardwareVirtualization() === undefined ? 1 : 0;
+      state.coalescing = device.capability(Cap.KVM_CAP_COALESCED_PIO) > 0 ? 1 : 0;
       // As the VM has it: the number depends on what its guests may use.
       const xsave2 = rawIoctl(state.vm, Ioctl.KVM_CHECK_EXTENSION, Cap.KVM_CAP_XSAVE2);
       state.xsaveSize = Math.max(xsave2, abi.kvm_xsave.size);
@@ -204,15 +207,15 @@ export class KvmVm implements Vm, VcpuHost {
       flags: (logDirty ? Kvm.KVM_MEM_LOG_DIRTY_PAGES : 0) | (readonly ? Kvm.KVM_MEM_READONLY : 0),
       guest_phys_addr: BigInt(guestPhysical),
       memory_size: BigInt(size),
-      userspace_addr: addressOf(this.memory.u8) + BigInt(offset),
+      userspace_addr: addressOf(this.guestMemory.memoryOf(slot).u8) + BigInt(offset),
     });
     const state = this.#state;
     this.#lock.with(() => {
       ioctlPointer(state.vm, Ioctl.KVM_SET_USER_MEMORY_REGION, region, `memory slot ${number}`);
-      if (logDirty && state.slotLogs[number] === 0) this.#dirty.clear(offset, size);
+      if (logDirty && state.slotLogs[number] === 0) this.#dirty.clear(globalOffset(slot, offset), size);
       state.slotUsed[number] = size > 0 ? 1 : 0;
       state.slotLogs[number] = size > 0 && logDirty ? 1 : 0;
-      state.slotOffset[number] = offset;
+      state.slotOffset[number] = globalOffset(slot, offset);
       state.slotSize[number] = size;
       state.logging = state.slotLogs.includes(1) ? 1 : 0;
     });
@@ -274,6 +277,13 @@ export class KvmVm implements Vm, VcpuHost {
 
   removeDoorbell(doorbell: Doorbell): boolean {
     return this.#doorbells.remove(doorbell);
+  }
+
+  get coalesced(): KvmCoalescedWrites | undefined {
+    if (this.#state.coalescing === 0) return undefined;
+    const { mapping } = this.#vcpuStates[0];
+    this.#coalesced ??= new KvmCoalescedWrites(this.#state.vm, memoryAt(mapping, this.#state.mappingSize));
+    return this.#coalesced;
   }
 
   // --- clocks and CPUID ---

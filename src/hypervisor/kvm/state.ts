@@ -19,6 +19,8 @@ export const KVM_STATE = new Layout("kvm", {
   tscKhz: "u32",
   /** Whether KVM runs the guest's kernel with its instruction emulator, for want of hardware virtualization. */
   emulating: "u32",
+  /** KVM can gather port writes. */
+  coalescing: "u32",
   /** A slot that logs dirty pages exists: host writes are logged, too. */
   logging: "u32",
   slotUsed: array("u32", MAX_SLOTS),

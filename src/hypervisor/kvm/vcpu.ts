@@ -355,6 +355,9 @@ export class KvmVcpu implements Vcpu {
     const { physical_address, valid } = abi.kvm_translation.decode(translation);
     return valid === 0 ? undefined : Number(physical_address);
   }
+  getStats(): Record<string, number> {
+    return { emulationSteps: this.steps };
+  }
 }
 
 /** A list of CPUID entries that KVM fills. */

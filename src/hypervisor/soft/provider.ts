@@ -1,6 +1,8 @@
 /** The provider `soft`: a VM whose vCPUs are NLKT's own CPU. Meets src/hypervisor/seam.ts. */
+import { availableParallelism } from "node:os";
 import type { Clock } from "../../memory/clock.js";
 import type { GuestMemory, MemorySlot } from "../../memory/guest-memory.js";
+import type { ViewOf } from "../../memory/layout.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { Timer, Timers } from "../../memory/timers.js";
@@ -9,11 +11,14 @@ import { TSC_KHZ } from "./irqchip/cpu-signals.js";
 import { IrqChip } from "./irqchip/irqchip.js";
 import { KvmClock } from "./irqchip/kvmclock.js";
 import { MAX_PHYSICAL_BITS } from "./mmu/walk.js";
+import { BUS_LOCK } from "./smp/bus-lock.js";
+import { Coherence } from "./smp/coherence.js";
 import { softCpuid } from "./system/cpuid.js";
 import { CpuidTable } from "./system/cpuid-table.js";
 import { SoftVcpu } from "./vcpu.js";
 import {
   O,
+  PHYS_MAP_BYTES,
   PHYS_PAGES,
   PhysFlag,
   Poll,
@@ -29,17 +34,26 @@ const MIB = 1 << 20;
 const CODE_ARENA_BYTES = 128 * MIB;
 /** Nanoseconds until places that wait for translation are looked at. */
 const HOT_CODE_DELAY = 2_500_000;
+/** Nanoseconds between two looks at where guest code is. */
+const PROFILE_INTERVAL = 4_000_000;
 /** Interrupt controllers, clocks, alignment. */
 const OTHER_BYTES = 2 * MIB;
 
-/** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM. */
-export function softArenaBytes(cpus: number): number {
-  return PHYS_PAGES * 4 + OTHER_BYTES + cpus * (VCPU_BYTES + PAGE + CODE_ARENA_BYTES);
+const fixedBytes = (cpus: number) => PHYS_MAP_BYTES + OTHER_BYTES + cpus * (VCPU_BYTES + 2 * PAGE);
+
+/** Bytes of shared memory that a soft VM of `cpus` vCPUs takes beside guest RAM: what it can use, of `room` at most. */
+export function softArenaBytes(cpus: number, room = Number.POSITIVE_INFINITY): number {
+  const each = Math.min(CODE_ARENA_BYTES, Math.floor((room - fixedBytes(cpus)) / cpus / PAGE) * PAGE);
+  return fixedBytes(cpus) + cpus * each;
 }
 
 export interface SoftVmOptions {
   readonly cpus: number;
   readonly tier?: "auto" | "hot" | "cold";
+  /** Whether the vCPUs measure where their time goes. */
+  readonly profile?: boolean;
+  /** What `softArenaBytes` said, where it is not all that it could be. */
+  readonly arenaBytes?: number;
   /** True in the thread that makes the machine. */
   readonly create: boolean;
   /** Other parts than a machine's own, where the vCPU only steps in for another provider's. */
@@ -76,11 +90,14 @@ export class SoftVm implements Vm {
   readonly places: readonly VcpuPlace[];
   /** Address of the map from guest-physical pages to linear memory. */
   readonly physMap: number;
+  readonly coherence: Coherence;
+  readonly #busLock: ViewOf<typeof BUS_LOCK>;
   readonly #slots = new Map<number, MemorySlot>();
   readonly #vcpus = new Map<number, SoftVcpu>();
   readonly #doorbells: Doorbell[] = [];
   readonly cpuids: readonly CpuidTable[];
   readonly #hotCodeTimers: readonly Timer[];
+  readonly #profileTimers: readonly Timer[];
 
   constructor(
     readonly memory: SharedMemory,
@@ -90,13 +107,19 @@ export class SoftVm implements Vm {
     readonly clock: Clock,
     readonly options: SoftVmOptions,
   ) {
-    this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_PAGES * 4, "soft.phys-map", PAGE);
-    const codeBytes = options.parts?.codeArenaBytes ?? CODE_ARENA_BYTES;
-    this.places = Array.from({ length: options.cpus }, (_, id) => {
+    this.physMap = options.parts?.physMap ?? allocator.bytes(PHYS_MAP_BYTES, "soft.phys-map", PAGE);
+    const { cpus, arenaBytes = softArenaBytes(cpus) } = options;
+    const codeBytes = options.parts?.codeArenaBytes ?? (arenaBytes - fixedBytes(cpus)) / cpus;
+    this.places = Array.from({ length: cpus }, (_, id) => {
       const at = allocator.bytes(VCPU_BYTES, `soft.vcpu${id}`, PAGE);
       const codeStart = allocator.bytes(codeBytes, `soft.code${id}`, PAGE);
       return { state: VCPU_STATE.view(memory, at), codeStart, codeEnd: codeStart + codeBytes };
     });
+    this.#busLock = allocator.alloc(BUS_LOCK, "soft.bus-lock");
+    const states = this.places.map(({ state }) => state);
+    this.coherence = new Coherence(memory, allocator, states, this.physMap, (id, bits) =>
+      this.request(id, bits),
+    );
     this.cpuids = this.places.map((_, id) => new CpuidTable(memory, allocator, `soft.cpuid${id}`));
     const tsc = { tscOffset: (id: number) => this.places[id].state.tscOffset };
     this.irqchip = new (options.parts?.IrqChip ?? IrqChip)(
@@ -119,16 +142,27 @@ export class SoftVm implements Vm {
     );
     this.kvmClock = new KvmClock(memory, allocator, clock, tsc, guestMemory, options.cpus);
     this.#hotCodeTimers = this.places.map((_, id) => timers.create(() => this.#signal(id, Poll.HOT_CODE)));
+    const profiled = options.profile === true ? this.places : [];
+    this.#profileTimers = profiled.map((_, id) => timers.create(() => this.#signal(id, Poll.HOT_CODE)));
     if (options.create) this.#create();
     guestMemory.onWrite((offset, length) => this.#hostWrote(offset, length));
   }
 
   #create(): void {
-    this.places.forEach(({ state }, id) => {
+    const { places } = this;
+    this.#busLock.word = 0;
+    this.#busLock.count = places.length;
+    this.#busLock.running = places.length;
+    this.#busLock.cores = availableParallelism();
+    places.forEach(({ state }, id) => {
+      this.#busLock.vcpus[id] = state.address;
       state.physMap = this.physMap;
+      state.ownerBit = 1 << id;
+      state.busLock = places.length > 1 ? this.#busLock.address : 0;
       SoftVcpu.powerUp(state, this.memory, id);
       this.cpuids[id].set(softCpuid(id, this.options.cpus));
     });
+    this.coherence.reset();
     this.irqchip.reset();
     this.kvmClock.reset();
   }
@@ -140,9 +174,19 @@ export class SoftVm implements Vm {
     Atomics.notify(this.memory.i32, index);
   }
 
+  /** A vCPU's thread falls asleep (−1) or is back (1). */
+  countRunning(change: 1 | -1): void {
+    Atomics.add(this.memory.i32, (this.#busLock.address + BUS_LOCK.offset.running) >>> 2, change);
+  }
+
   /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */
   remindOfHotCode(id: number): void {
     this.#hotCodeTimers[id].arm(this.clock.now() + HOT_CODE_DELAY);
+  }
+
+  /** Make vCPU `id` leave guest code soon, so that its profile sees where it is. */
+  interruptGuestCode(id: number): void {
+    this.#profileTimers[id].arm(this.clock.now() + PROFILE_INTERVAL);
   }
 
   /** Ask vCPU `id` for what `bits` of Request say. */
@@ -155,16 +199,17 @@ export class SoftVm implements Vm {
   #hostWrote(offset: number, length: number): void {
     const slot = this.guestMemory.slots.find((s) => offset >= s.offset && offset < s.offset + s.size);
     if (slot === undefined || length === 0) return;
-    const first = Math.floor((slot.guestPhysical + offset - slot.offset) / PAGE);
-    const last = Math.floor((slot.guestPhysical + offset - slot.offset + length - 1) / PAGE);
-    let code = false;
+    const start = slot.guestPhysical + offset - slot.offset;
+    const first = Math.floor(start / PAGE);
+    const last = Math.floor((start + length - 1) / PAGE);
     for (let page = first; page <= last; page++) {
-      const flags = this.memory.u32[(this.physMap >>> 2) + page];
-      if ((flags & PhysFlag.CODE) !== 0) code = true;
-      if ((flags & PhysFlag.LOG_DIRTY) !== 0)
-        Atomics.or(this.memory.u32, (this.physMap >>> 2) + page, PhysFlag.DIRTY);
+      const from = Math.max(start - page * PAGE, 0);
+      const to = Math.min(start + length - page * PAGE, PAGE);
+      this.coherence.written(page, from, to - from);
+      const index = (this.physMap >>> 2) + page;
+      if ((this.memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0)
+        Atomics.or(this.memory.u32, index, PhysFlag.DIRTY);
     }
-    if (code) for (let id = 0; id < this.places.length; id++) this.request(id, Request.FLUSH_CODE);
   }
 
   setMemorySlot(slot: MemorySlot): void {

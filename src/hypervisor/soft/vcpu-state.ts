@@ -184,6 +184,18 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   fpLow: "u64",
   /** Image of FNSTENV, FNSAVE, FXSAVE and their opposites on its way to or from guest memory. */
   fpImage: array("u64", 64),
+
+  // Several vCPUs (smp/)
+  /** This vCPU's bit of `PageSharing.OWNERS`. */
+  ownerBit: "u32",
+  /** Address of the bus lock's record (smp/bus-lock), 0 where there is one vCPU. */
+  busLock: "u32",
+  /** Not zero while the vCPU is at an aligned LOCK operation. */
+  inLocked: "u32",
+  /** Odd while guest code runs; each entry and each leave adds one. */
+  guestEpoch: "u32",
+  /** PAUSEs since the vCPU last gave its core away. */
+  pauses: "u32",
 });
 
 export type VcpuState = ViewOf<typeof VCPU_STATE>;
@@ -220,6 +232,24 @@ export const Leave = {
   /** As POLL, between two elements of a string instruction: RIP is its own. */
   REPEAT: 9,
 } as const;
+export type Leave = (typeof Leave)[keyof typeof Leave];
+
+/** `counters` by name: `slowLoad`, `leaveDecode` … */
+export function readCounters(counters: BigUint64Array): Record<string, number> {
+  const { LEAVE, WALK: _walk, ...events } = Counter;
+  const { NONE: _, ...leaves } = Leave;
+  return Object.fromEntries([
+    ...Object.entries(events).map(([name, index]) => [camelCase(name), Number(counters[index])]),
+    ...Object.entries(leaves).map(([name, reason]) => [
+      camelCase(`LEAVE_${name}`),
+      Number(counters[LEAVE + reason]),
+    ]),
+  ]) as Record<string, number>;
+}
+
+function camelCase(name: string): string {
+  return name.toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+}
 
 /** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
@@ -227,8 +257,16 @@ export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 /** Bits of `poll`. */
 export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16 } as const;
 
-/** Bits of `requests`. */
-export const Request = { NMI: 1, INIT: 2, SIPI: 4, TLB_FLUSH: 8, KICK: 16, FLUSH_CODE: 32 } as const;
+/** Bits of `requests`. PAGE_EVENTS: look at the queue (smp/page-events). */
+export const Request = {
+  NMI: 1,
+  INIT: 2,
+  SIPI: 4,
+  TLB_FLUSH: 8,
+  KICK: 16,
+  FLUSH_CODE: 32,
+  PAGE_EVENTS: 64,
+} as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
 export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;
@@ -262,11 +300,27 @@ export const HOT_COUNTERS_OFFSET = SCRATCH_RECORDS_OFFSET + SCRATCH_RECORDS * 32
 export const HOT_COUNTERS = 8192;
 /** A threshold that no counter reaches: the hot tier is off. */
 export const NEVER_HOT = 0x10000;
-export const VCPU_BYTES = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
+/**
+ * Code pages by guest-physical page, for refills of the fetch TLB: direct-mapped by page number. An entry's key is
+ * (page << 2 | CodeMode) + 1, 0 where it is empty.
+ */
+export const CODE_MAP_OFFSET = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
+export const CODE_MAP_ENTRIES = 4096;
+export const CodeMapEntry = { size: 8, key: 0, codePage: 4 } as const;
+export const VCPU_BYTES = CODE_MAP_OFFSET + CODE_MAP_ENTRIES * CodeMapEntry.size;
 
 /** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
 export const PHYS_PAGES = 2 << 20;
-export const PhysFlag = { RAM: 1, READONLY: 2, CODE: 4, LOG_DIRTY: 8, DIRTY: 16 } as const;
+export const PhysFlag = { RAM: 1, READONLY: 2, LOG_DIRTY: 8, DIRTY: 16 } as const;
+/**
+ * Behind that map, a word a page says which vCPUs (by bit) have decoded code of it, and which may have a TLB entry for writing
+ * (smp/page-sharing.ts has the rules).
+ */
+export const PAGE_SHARING_OFFSET = PHYS_PAGES * 4;
+export const PHYS_MAP_BYTES = PAGE_SHARING_OFFSET + PHYS_PAGES * 4;
+export const PageSharing = { OWNERS: 0xffff, WRITER_SHIFT: 16 } as const;
+/** vCPUs that the words have bits for. */
+export const MAX_VCPUS = 16;
 
 /** What decoding has found in a page in one CodeMode; a u32 record address for every byte offset starts at `index`. */
 export const CodePage = { index: 64, size: 64 + 4096 * 4 } as const;
@@ -395,15 +449,17 @@ export const RECORD_SIZE = 32;
 export const Rec = {
   /** u32: index of the handler in the table. */
   handler: 0,
-  /** i32: displacement of the memory operand. */
+  /** i32: displacement of the memory operand. Relative branches: how often it has to be taken until its target is hot. */
   disp: 4,
   /** u16: for each operand that is a register, the offset of its value in the vCPU's state (or a register number). */
   r0: 8,
   r1: 10,
   r2: 12,
+  /** u32: relative branches, which have no register operands: how often one was not taken. */
+  notTaken: 8,
   /** u16: offset of the memory operand's base register in the state. */
   base: 14,
-  /** i64: immediate operand; branches: target relative to pageRip. */
+  /** i64: immediate operand; branches: target relative to pageRip; indirect ones: RIP of the last target. */
   imm: 16,
   /** u16: offset of the instruction's first byte in its page. */
   pageOffset: 24,

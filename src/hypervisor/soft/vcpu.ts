@@ -17,16 +17,19 @@ import {
   type Sregs,
   type Vcpu,
   type VcpuEvents,
+  type VcpuProfile,
   type VmExit,
 } from "../seam.js";
-import { instantiateEngine, makeDecoder } from "./cold/engine.js";
+import { type ColdImports, instantiateEngine, makeDecoder } from "./cold/engine.js";
 import { Special } from "./cold/special-handlers.js";
 import { CodeCache } from "./decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
 import { HotTier } from "./hot/hot-tier.js";
 import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
+import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
+import type { PageEventReader } from "./smp/page-events.js";
 import { ControlRegisters } from "./system/control.js";
 import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
 import { AccessPending, GuestFault } from "./system/fault.js";
@@ -47,6 +50,7 @@ import { Segments } from "./system/segments.js";
 import { Transfers } from "./system/transfers.js";
 import {
   AccessKind,
+  CODE_MAP_OFFSET,
   CodeMode,
   CodePage,
   Counter,
@@ -63,6 +67,7 @@ import {
   Poll,
   Rec,
   Request,
+  readCounters,
   SCRATCH_RECORDS_OFFSET,
   Seg,
   Shadow,
@@ -108,6 +113,10 @@ export class SoftVcpu implements Vcpu {
   /** Apart from the other parts: any thread may set MSRs. */
   readonly #msrs: Msrs;
   #parts: Parts | undefined;
+  /** Only while time is measured (`--profile-cpu`). */
+  #profile: CpuProfile | undefined;
+  #pageEvents: PageEventReader | undefined;
+  readonly #alone: boolean;
   #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
 
   constructor(
@@ -119,6 +128,7 @@ export class SoftVcpu implements Vcpu {
     this.#irqchip = vm.irqchip;
     this.#exitData = new DataView(this.exit.data.buffer);
     this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
+    this.#alone = vm.places.length === 1;
     this.#msrs = new Msrs(
       this.#s,
       id,
@@ -135,11 +145,13 @@ export class SoftVcpu implements Vcpu {
 
   /** State at power-up (SDM vol. 3A, table 10-1); for the thread that makes the machine. */
   static powerUp(s: VcpuState, memory: SharedMemory, id: number): void {
-    const { physMap } = s;
+    const { physMap, ownerBit, busLock } = s;
     memory.u8.fill(0, s.address, s.address + VCPU_STATE.size);
     memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + HOT_COUNTERS_OFFSET);
     memory.u8.fill(0, s.address + HOT_COUNTERS_OFFSET, s.address + VCPU_BYTES);
     s.physMap = physMap;
+    s.ownerBit = ownerBit;
+    s.busLock = busLock;
     s.hotCounters = s.address + HOT_COUNTERS_OFFSET;
     s.hotThreshold = NEVER_HOT;
     registers.resetRegisters(s);
@@ -160,19 +172,25 @@ export class SoftVcpu implements Vcpu {
     const place = this.vm.places[this.id];
     const decoder = makeDecoder();
     let cache: CodeCache;
+    const { coherence } = this.vm;
     const codeWritten = (page: number, offset: number, bytes: number) => {
       const index = (s.physMap >>> 2) + page;
       if ((memory.u32[index] & PhysFlag.LOG_DIRTY) !== 0) Atomics.or(memory.u32, index, PhysFlag.DIRTY);
+      if (!this.#alone) coherence.written(page, offset, bytes, this.id);
       if (cache.written(page, offset, bytes))
         Atomics.or(memory.i32, (s.address + O.poll) >>> 2, Poll.STALE_CODE);
     };
-    const engine = instantiateEngine(memory, {
+    const imports: ColdImports = {
       mmioLoad: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, false),
       mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
       clock: () => clock.now(),
-    });
+    };
+    const engine = instantiateEngine(
+      memory,
+      this.vm.options.profile === true ? this.#profiled(imports) : imports,
+    );
     const wasm = engine.exports;
     let hot: HotTier | undefined;
     cache = new CodeCache(
@@ -181,22 +199,41 @@ export class SoftVcpu implements Vcpu {
       place.codeStart,
       place.codeEnd,
       s.physMap,
+      s.address + CODE_MAP_OFFSET,
       () => {
         wasm.flushTlb(s.address);
         hot?.flushed();
       },
-      (linearPage) => wasm.flushWrites(s.address, linearPage | 0),
+      {
+        own: (page) => {
+          coherence.own(page, this.id);
+          wasm.flushWrites(s.address, cache.linearPage(page) | 0);
+        },
+        disown: (page) => coherence.sharing.disown(page, this.id),
+      },
     );
+    this.#pageEvents = {
+      written: (page, offset, length) => cache.written(page, offset, length),
+      dropWrites: (page) => wasm.flushWrites(s.address, cache.linearPage(page) | 0),
+      everything: () => cache.flush(),
+    };
     if (this.vm.options.tier !== "cold") {
       const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
-      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env);
-      cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       const forced = this.vm.options.tier === "hot";
+      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env, {
+        physicalPage: (linear) => {
+          const failed = wasm.walk(s.address, BigInt.asIntN(64, linear), AccessKind.PEEK) !== 0;
+          return failed ? -1 : Number(s.walkPhysical >> 12n);
+        },
+        eager: forced,
+      });
+      cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       cache.hotBranches = forced ? 1 : HOT_BRANCHES;
       s.hotThreshold = forced ? 1 : HOT_ARRIVALS;
       s.hotFirst = hot.first;
     }
-    const access = new GuestAccess(memory, s, wasm, codeWritten);
+    if (this.vm.options.profile === true) this.#startProfile(cache, hot);
+    const access = new GuestAccess(memory, s, wasm, coherence.sharing, codeWritten);
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
@@ -229,11 +266,27 @@ export class SoftVcpu implements Vcpu {
     return { decoder, cache, hot, wasm, access, segments, interrupts, control, debug, msrs, ports, context };
   }
 
+  #startProfile(cache: CodeCache, hot: HotTier | undefined): void {
+    this.#profile = new CpuProfile(this.#s, { cache, hot }, () => this.vm.interruptGuestCode(this.id));
+  }
+
+  /** What guest code calls, with the time it takes told from guest code's own. */
+  #profiled(imports: ColdImports): ColdImports {
+    const within = (activity: Activity, work: () => void) => this.#profile?.within(activity, work);
+    return {
+      ...imports,
+      mmioLoad: (...args) => within(Activity.interruptControllers, () => imports.mmioLoad(...args)),
+      mmioStore: (...args) => within(Activity.interruptControllers, () => imports.mmioStore(...args)),
+      codeWritten: (...args) => within(Activity.codeWritten, () => imports.codeWritten(...args)),
+    };
+  }
+
   // --- the loop ---
 
   run(): ExitReason {
     const s = this.#s;
     const parts = this.#run;
+    this.#profile?.turn(Activity.loop);
     this.#completeIo();
     for (;;) {
       // What an instruction waited for has come: it is finished before anything else may happen.
@@ -249,7 +302,10 @@ export class SoftVcpu implements Vcpu {
         Atomics.store(this.#memory.i32, index, 0);
         s.irqPending = 1;
         if (s.requests !== 0 && this.#serveRequests()) return this.#leave(ExitReason.INTR);
-        if (parts.hot?.due === true) parts.hot.translateWaiting();
+        if (parts.hot?.due === true) {
+          this.#profile?.turn(Activity.translating);
+          parts.hot.translateWaiting();
+        }
       }
       if (s.mpState !== MpState.RUNNABLE) {
         if (!this.#wake()) {
@@ -270,6 +326,7 @@ export class SoftVcpu implements Vcpu {
         this.#debug.enable ||
         (s.dr[7] & 0xffn) !== 0n;
       if (stepping) {
+        this.#profile?.turn(Activity.stepping);
         const reason = this.#step(parts);
         if (reason !== undefined) return this.#leave(reason);
         // The host's single step ends where an exception was delivered, too.
@@ -278,14 +335,37 @@ export class SoftVcpu implements Vcpu {
       }
       // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
       s.eflags &= ~Eflags.RF;
-      parts.wasm.enter(s.address);
+      this.#enterGuest();
+      this.#profile?.turn(Activity.guestCode);
+      try {
+        parts.wasm.enter(s.address);
+      } finally {
+        this.#profile?.left();
+        this.#leftGuest();
+      }
       const reason = this.#left(parts);
       if (reason !== undefined) return this.#leave(reason);
     }
   }
 
+  /** From here on other vCPUs wait for this one where they have to. */
+  #enterGuest(): void {
+    if (this.#alone) return;
+    while (!this.vm.coherence.enter(this.id)) this.#servePageEvents();
+  }
+
+  #leftGuest(): void {
+    if (!this.#alone) this.vm.coherence.left(this.id);
+  }
+
+  #servePageEvents(): void {
+    if (this.#pageEvents !== undefined) this.vm.coherence.serve(this.id, this.#pageEvents);
+  }
+
   #leave(reason: ExitReason): ExitReason {
     this.exit.reason = reason;
+    if (reason === ExitReason.IO || reason === ExitReason.MMIO)
+      this.#profile?.exited(this.exit, reason === ExitReason.IO);
     return reason;
   }
 
@@ -442,7 +522,7 @@ export class SoftVcpu implements Vcpu {
     }
     this.#fillFtlb(linear, codePage, flags);
     if (this.vm.options.tier === "hot" && mode === CodeMode.LONG64) {
-      parts.hot?.translate([{ page, offset, record: parts.cache.knownRecord(page, offset, mode) }]);
+      parts.hot?.translate({ page, rip: s.rip, record: parts.cache.knownRecord(page, offset, mode) });
     }
     return undefined;
   }
@@ -495,7 +575,7 @@ export class SoftVcpu implements Vcpu {
     const offset = physicalAddress % PAGE;
     const record = parts.cache.knownRecord(page, offset, s.codeMode);
     if (record === 0 || record !== s.leaveDetail) return;
-    parts.hot?.request(page, offset, record, () => this.vm.remindOfHotCode(this.id));
+    parts.hot?.request({ page, rip: s.rip, record }, () => this.vm.remindOfHotCode(this.id));
   }
 
   /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */
@@ -571,7 +651,12 @@ export class SoftVcpu implements Vcpu {
     s.shadow = 0;
     Atomics.or(this.#memory.i32, (s.address + O.poll) >>> 2, Poll.STEP);
     debug.begin();
-    wasm.enterRecord(s.address, records);
+    this.#enterGuest();
+    try {
+      wasm.enterRecord(s.address, records);
+    } finally {
+      this.#leftGuest();
+    }
     let reason: ExitReason | undefined;
     let byNewFlags = false;
     if (s.leave === Leave.FAULT || s.leave === Leave.MMIO) reason = this.#left(parts);
@@ -709,7 +794,9 @@ export class SoftVcpu implements Vcpu {
       return;
     }
     const vector = this.#irqchip.acknowledge(this.id);
-    if (vector >= 0) this.#deliverEvent(vector, EventKind.EXTERNAL);
+    if (vector < 0) return;
+    this.#profile?.turn(Activity.interrupts);
+    this.#deliverEvent(vector, EventKind.EXTERNAL);
   }
 
   /** STI was the instruction before: one more is run before interrupts and NMIs (SDM vol. 2, STI). */
@@ -747,6 +834,7 @@ export class SoftVcpu implements Vcpu {
     const index = (s.address + O.requests) >>> 2;
     let requests = Atomics.exchange(this.#memory.i32, index, 0);
     const { cache, wasm, msrs } = this.#run;
+    if ((requests & Request.PAGE_EVENTS) !== 0) this.#servePageEvents();
     if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
     if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
     if ((requests & Request.INIT) !== 0) {
@@ -796,7 +884,11 @@ export class SoftVcpu implements Vcpu {
     const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
     if (milliseconds > 0) {
       aboutToWait("halted vCPU");
+      this.#profile?.turn(Activity.halted);
+      this.vm.countRunning(-1);
       Atomics.wait(this.#memory.i32, index, 0, milliseconds);
+      this.vm.countRunning(1);
+      this.#profile?.turn(Activity.loop);
     }
     this.#irqchip.expireTimer(this.id);
   }
@@ -922,6 +1014,9 @@ export class SoftVcpu implements Vcpu {
   setGuestDebug(debug: GuestDebug): void {
     this.#debug = debug;
   }
+  profile(): VcpuProfile | undefined {
+    return this.#profile?.report(this.id);
+  }
   translate(linear: bigint): number | undefined {
     try {
       return this.#run.access.physical(linear, AccessKind.PEEK);
@@ -929,6 +1024,9 @@ export class SoftVcpu implements Vcpu {
       if (thrown instanceof GuestFault) return undefined;
       throw thrown;
     }
+  }
+  getStats(): Record<string, number> {
+    return readCounters(this.#s.counters);
   }
 }
 

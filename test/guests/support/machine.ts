@@ -36,6 +36,8 @@ export interface Provider {
   readonly vcpu: Vcpu;
   /** Watch over a run: `kick` the vCPU when it takes too long. */
   watched<T>(run: () => T): T;
+  /** What the host's processor wants otherwise than the manual has it. */
+  adjust?(sregs: Sregs): void;
 }
 
 /** A port or MMIO access of the guest. */
@@ -262,6 +264,9 @@ function readFault(vcpu: Vcpu, memory: GuestMemory): Fault {
   };
 }
 
+/** More than any test makes: a guest that comes back to the same fault again and again. */
+const MAX_FAULTS = 2000;
+
 /** Run a guest from its first instruction on. Throws where it neither ends nor faults in time. */
 export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   const { vcpu, memory } = provider;
@@ -271,7 +276,7 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   env.fill();
   env.write(At.CODE, image.code.bytes());
   image.memory?.(env);
-  start(vcpu, image, cpl);
+  start(provider, image, cpl);
 
   const faults: Fault[] = [];
   const accesses: GuestAccess[] = [];
@@ -294,6 +299,7 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
         if (space === "port" && exit.isWrite && address === FAULT_PORT) {
           const fault = readFault(vcpu, memory);
           faults.push(fault);
+          if (faults.length > MAX_FAULTS) throw new Error(`guest does not end: ${MAX_FAULTS} faults`);
           if ((image.onFault?.(fault, vcpu, env) ?? "stop") === "stop") return end("fault");
           break;
         }
@@ -316,12 +322,13 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   }
 }
 
-function start(vcpu: Vcpu, image: GuestImage, cpl: 0 | 3): void {
+function start({ vcpu, adjust }: Provider, image: GuestImage, cpl: 0 | 3): void {
   const { mode } = image;
   vcpu.setMpState(MpState.RUNNABLE);
   const { apicBase } = vcpu.getSregs();
   const sregs = startSregs(mode, mode === "v86" ? 3 : cpl, apicBase);
   image.sregs?.(sregs);
+  adjust?.(sregs);
   vcpu.setEvents({
     exception: { injected: false, nr: 0, hasErrorCode: false, errorCode: 0 },
     interrupt: { injected: false, nr: 0, soft: false, shadow: 0 },

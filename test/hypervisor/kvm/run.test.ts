@@ -145,12 +145,27 @@ describe("a vCPU of KVM", { skip: noKvm }, () => {
 describe("from another thread", { skip: noKvm }, () => {
   const THREAD = new URL("./support/run-thread.js", import.meta.url);
 
-  async function runElsewhere(code: string, long = false): Promise<{ machine: TestMachine; worker: Worker }> {
+  interface Elsewhere {
+    readonly machine: TestMachine;
+    /** The reason of the one run's end. */
+    readonly reason: Promise<unknown>;
+    readonly ended: Promise<unknown>;
+  }
+
+  /** Resolves when the thread is about to run the vCPU. */
+  async function runElsewhere(start: (machine: TestMachine) => void): Promise<Elsewhere> {
     const machine = makeMachine();
-    (long ? startLongMode : startRealMode)(machine, code);
+    start(machine);
     const worker = new Worker(THREAD, { workerData: { machine: machine.data } });
+    const ended = new Promise((resolve) => worker.once("exit", resolve));
+    const messages: unknown[] = [];
+    const reason = new Promise((resolve) => {
+      worker.on("message", (message) => {
+        if (messages.push(message) === 2) resolve(message);
+      });
+    });
     await new Promise((resolve) => worker.once("message", resolve));
-    return { machine, worker };
+    return { machine, reason, ended };
   }
 
   for (const [name, code] of [
@@ -158,9 +173,7 @@ describe("from another thread", { skip: noKvm }, () => {
     ["a guest that sleeps with interrupts off", "fa f4"],
   ]) {
     test(`kick stops ${name}`, async () => {
-      const { machine, worker } = await runElsewhere(code);
-      const ended = new Promise((resolve) => worker.once("exit", resolve));
-      const reason = new Promise((resolve) => worker.once("message", resolve));
+      const { machine, reason, ended } = await runElsewhere((made) => startRealMode(made, code));
       await new Promise((resolve) => setTimeout(resolve, 50));
       machine.vcpu.kick();
       assert.equal(await reason, ExitReason.INTR);
@@ -170,9 +183,9 @@ describe("from another thread", { skip: noKvm }, () => {
   }
 
   test("many kicks, none lost and none left over", async () => {
-    const { machine, worker } = await runElsewhere("ebfe");
+    const { machine, ended } = await runElsewhere((made) => startRealMode(made, "ebfe"));
     machine.vcpu.kick();
-    await new Promise((resolve) => worker.once("exit", resolve));
+    await ended;
     const again = new Worker(THREAD, { workerData: { machine: machine.data, rounds: 200 } });
     let rounds = 0;
     again.on("message", () => {
@@ -186,24 +199,22 @@ describe("from another thread", { skip: noKvm }, () => {
   });
 
   test("an NMI reaches a running vCPU", async () => {
-    const machine = makeMachine();
-    startRealMode(machine, "ebfe");
-    // Vector 2: out 0x22, al
-    machine.guestMemory.writeU32(gpa(4 * 2), 0x3000);
-    machine.guestMemory.write(gpa(0x3000), Buffer.from("e622ebfe", "hex"));
-    const worker = new Worker(THREAD, { workerData: { machine: machine.data } });
-    await new Promise((resolve) => worker.once("message", resolve));
+    const { machine, reason, ended } = await runElsewhere((made) => {
+      startRealMode(made, "ebfe");
+      // Vector 2: out 0x22, al
+      made.guestMemory.writeU32(gpa(4 * 2), 0x3000);
+      made.guestMemory.write(gpa(0x3000), Buffer.from("e622ebfe", "hex"));
+    });
     await new Promise((resolve) => setTimeout(resolve, 50));
     machine.vcpu.nmi();
-    const reason = await new Promise((resolve) => worker.once("message", resolve));
-    assert.equal(reason, ExitReason.IO);
-    await new Promise((resolve) => worker.once("exit", resolve));
+    assert.equal(await reason, ExitReason.IO);
+    await ended;
     machine.vm.close();
   });
 
   test("the state of a vCPU that another thread ran", async () => {
-    const { machine, worker } = await runElsewhere("b8cdab e610");
-    await new Promise((resolve) => worker.once("exit", resolve));
+    const { machine, ended } = await runElsewhere((made) => startRealMode(made, "b8cdab e610"));
+    await ended;
     assert.equal(machine.vcpu.getRegs().rax & 0xffffn, 0xabcdn);
     assert.equal(machine.vcpu.getMpState(), MpState.RUNNABLE);
     machine.vm.close();

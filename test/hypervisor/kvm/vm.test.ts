@@ -206,6 +206,74 @@ describe("doorbells of a KVM VM", { skip: noKvm }, () => {
   });
 });
 
+describe("writes that gather", { skip: noKvm }, () => {
+  afterEach(close);
+
+  test("one-byte writes to the port wait in their order, wider ones and other ports exit", () => {
+    const { vm, vcpu } = make();
+    const { coalesced } = vm;
+    assert.ok(coalesced !== undefined, "every Linux since 4.20 can");
+    coalesced.setPort(0x3f8, true);
+    // mov dx, 0x3f8; mov al, 'a'; out dx, al; inc al; out dx, al; inc al; out dx, al; out dx, ax; out dx, al; out 0x10, al
+    startRealMode(machine, "baf803 b061 ee fec0 ee fec0 ee ef ee e610");
+    const gathered = () => {
+      const writes: [number, number, string][] = [];
+      coalesced.drain(({ port, size, count, isWrite, data }) => {
+        assert.deepEqual([count, isWrite], [1, true]);
+        writes.push([port, size, Buffer.from(data.subarray(0, size)).toString()]);
+      });
+      return writes;
+    };
+    assert.equal(coalesced.pending, false);
+    assert.equal(vcpu.run(), ExitReason.IO);
+    assert.deepEqual([vcpu.exit.port, vcpu.exit.size], [0x3f8, 2]);
+    assert.equal(coalesced.pending, true);
+    assert.deepEqual(gathered(), [
+      [0x3f8, 1, "a"],
+      [0x3f8, 1, "b"],
+      [0x3f8, 1, "c"],
+    ]);
+    assert.equal(coalesced.pending, false);
+    assert.equal(vcpu.run(), ExitReason.IO);
+    assert.equal(vcpu.exit.port, 0x10);
+    assert.deepEqual(gathered(), [[0x3f8, 1, "c"]]);
+  });
+
+  test("a full ring makes exits; none is lost over several rounds of it", () => {
+    const { vm, vcpu } = make();
+    const coalesced = vm.coalesced!;
+    coalesced.setPort(0x3f8, true);
+    // mov dx, 0x3f8; mov cx, 1000; mov al, cl; out dx, al; loop -5; out 0x10, al
+    startRealMode(machine, "baf803 b9e803 88c8 ee e2fb e610");
+    let expected = 1000;
+    const take = (port: number, value: number) => {
+      assert.deepEqual([port, value], [0x3f8, expected & 0xff]);
+      expected--;
+    };
+    let exits = 0;
+    for (;;) {
+      assert.equal(vcpu.run(), ExitReason.IO);
+      coalesced.drain(({ port, data }) => take(port, data[0]));
+      if (vcpu.exit.port === 0x10) break;
+      take(vcpu.exit.port, vcpu.exit.data[0]);
+      exits++;
+    }
+    assert.equal(expected, 0);
+    assert.ok(exits > 0 && exits < 20, `${exits}`);
+  });
+
+  test("once the port is taken back, its writes exit; to do so twice is no error", () => {
+    const { vm, vcpu } = make();
+    const coalesced = vm.coalesced!;
+    coalesced.setPort(0x3f8, true);
+    coalesced.setPort(0x3f8, false);
+    coalesced.setPort(0x3f8, false);
+    startRealMode(machine, "baf803 ee");
+    assert.equal(vcpu.run(), ExitReason.IO);
+    assert.equal(vcpu.exit.port, 0x3f8);
+  });
+});
+
 describe("clocks and CPUID of a KVM VM", { skip: noKvm }, () => {
   afterEach(close);
 

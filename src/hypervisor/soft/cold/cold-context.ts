@@ -11,6 +11,7 @@ import type {
   OperandSize,
   SharedFunction,
 } from "../isa/context.js";
+import { alignedLocked, lockBus, unlockBus } from "../smp/bus-lock.js";
 import { SystemDetail, systemOperationNumber } from "../system/operation-names.js";
 import {
   AccessKind,
@@ -47,6 +48,7 @@ import {
   type ValType,
 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
+import { fromI64, withLane64 } from "../wasm/simd.js";
 import { bulkCopyFunction, bulkFillFunction } from "./bulk.js";
 import { type Runtime, recordRip } from "./runtime.js";
 
@@ -185,55 +187,140 @@ export class ColdContext implements InstrContext {
   protected updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
     const { f } = this;
     this.noteWrite(va);
-    const at = f.local("i32");
-    this.probe(
-      va,
-      size,
-      Dtlb.writeTag,
-      (hit) => f.set(at, hit),
-      () => {
-        f.set(at, f.call(this.runtime.slowRmw, this.cpu, this.rec, va, I32.const(size)));
-        this.leaveIfAsked();
-      },
-    );
+    const at = this.#inPlace(va, size);
     const old = f.local(size === 8 ? "i64" : "i32");
     const result = f.local(size === 8 ? "i64" : "i32");
-    const body = (retry: () => void) => {
-      f.if(
-        at.get,
-        () => f.set(old, loadInt(size, at.get, 0) as never),
-        () => {
-          const info = I32.const(size | (AccessKind.WRITE << 8));
-          const value = f.call(this.runtime.slowLoad, this.cpu, this.rec, va, info);
-          f.set(old, (size === 8 ? value : value.toI32()) as never);
-          this.leaveIfAsked();
-        },
-      );
+    const inPlace = () => {
+      f.set(old, loadInt(size, at, 0) as never);
       f.set(result, change(old.get) as never);
+    };
+    /** Where the operand is not one that can be reached directly. */
+    const load = () => {
+      const info = I32.const(size | (AccessKind.WRITE << 8));
+      const value = f.call(this.runtime.slowLoad, this.cpu, this.rec, va, info);
+      f.set(old, (size === 8 ? value : value.toI32()) as never);
+    };
+    const store = () =>
+      f.callVoid(this.runtime.slowStore, this.cpu, this.rec, va, I32.const(size), result.get.toI64U());
+    if (!this.lock) {
       f.if(
-        at.get,
+        at,
         () => {
-          if (this.lock) {
-            f.if(
-              size === 1 ? I32.const(1) : at.get.and(size - 1).eqz(),
-              () => {
-                const width = size as AtomicWidth;
-                const found = atomicCmpxchg(width, at.get, old.get, result.get as Int);
-                f.if(found.ne(old.get), retry);
-              },
-              () => storeInt(f, size, at.get, result.get),
-            );
-          } else storeInt(f, size, at.get, result.get);
+          inPlace();
+          storeInt(f, size, at, result.get);
         },
         () => {
-          f.callVoid(this.runtime.slowStore, this.cpu, this.rec, va, I32.const(size), result.get.toI64U());
+          load();
+          this.leaveIfAsked();
+          f.set(result, change(old.get) as never);
+          store();
           this.slowStoreDone();
         },
       );
-    };
-    if (this.lock) f.loop((start) => body(() => f.br(start)));
-    else body(() => {});
+      return [old.get, result.get];
+    }
+    const aligned = size === 1 ? at : at.ne(0).and(at.and(size - 1).eqz());
+    f.if(
+      aligned,
+      () =>
+        alignedLocked(
+          f,
+          this.cpu,
+          (g) => this.shared(g),
+          () =>
+            f.loop((again) => {
+              inPlace();
+              const found = atomicCmpxchg(size as AtomicWidth, at, old.get, result.get as Int);
+              f.brIf(again, found.ne(old.get));
+            }),
+        ),
+      () =>
+        this.#withBus(() => {
+          f.if(
+            at,
+            () => {
+              inPlace();
+              storeInt(f, size, at, result.get);
+            },
+            () => {
+              load();
+              f.if(load32(this.cpu, O.leave).eqz(), () => {
+                f.set(result, change(old.get) as never);
+                store();
+              });
+            },
+          );
+        }),
+    );
     return [old.get, result.get];
+  }
+
+  updatePair(va: I64, change: (low: I64, high: I64) => [I64, I64]): [I64, I64] {
+    const { f } = this;
+    this.noteWrite(va);
+    const at = this.#inPlace(va, 16);
+    const low = f.local("i64");
+    const high = f.local("i64");
+    const load = (offset: number) => {
+      const info = I32.const(8 | (AccessKind.WRITE << 8));
+      return f.call(this.runtime.slowLoad, this.cpu, this.rec, va.add(offset), info);
+    };
+    const store = (offset: number, value: I64) =>
+      f.callVoid(this.runtime.slowStore, this.cpu, this.rec, va.add(offset), I32.const(8), value);
+    const whenStaying = (body: () => void) => f.if(load32(this.cpu, O.leave).eqz(), body);
+    const body = () =>
+      f.if(
+        at,
+        () => {
+          f.set(low, load64(at));
+          f.set(high, load64(at, 8));
+          const [newLow, newHigh] = change(low.get, high.get);
+          // One store: processors with AVX make it whole for whoever looks at the same time.
+          f.storeV128(at, withLane64(fromI64(newLow), 1, newHigh));
+        },
+        () => {
+          f.set(low, load(0));
+          whenStaying(() => {
+            f.set(high, load(8));
+            whenStaying(() => {
+              const [newLow, newHigh] = change(low.get, high.get);
+              store(0, newLow);
+              whenStaying(() => store(8, newHigh));
+            });
+          });
+        },
+      );
+    if (this.lock) this.#withBus(body);
+    else {
+      body();
+      this.slowStoreDone();
+    }
+    return [low.get, high.get];
+  }
+
+  /** Where in linear memory `bytes` at `va` can be read and written, or 0; left, where they cannot be written at all. */
+  #inPlace(va: I64, bytes: number): I32 {
+    const { f } = this;
+    const at = f.local("i32");
+    this.probe(
+      va,
+      bytes,
+      Dtlb.writeTag,
+      (hit) => f.set(at, hit),
+      () => {
+        f.set(at, f.call(this.runtime.slowRmw, this.cpu, this.rec, va, I32.const(bytes)));
+        this.leaveIfAsked();
+      },
+    );
+    return at.get;
+  }
+
+  /** `body` with the bus lock; it comes to its end also where it means to leave. */
+  #withBus(body: () => void): void {
+    this.f.callVoid(this.shared(lockBus), this.cpu);
+    body();
+    this.f.callVoid(this.shared(unlockBus), this.cpu);
+    this.slowStoreDone();
   }
 
   // --- registers and state ---
@@ -641,6 +728,10 @@ export class ColdContext implements InstrContext {
       this.end();
     } else {
       this.f.if(condition, taken);
+      if (this.long) {
+        // For the hot tier, which leaves out ways that are seldom taken.
+        this.f.store32(this.rec, load32(this.rec, Rec.notTaken).add(1), Rec.notTaken);
+      }
     }
   }
 
@@ -655,6 +746,12 @@ export class ColdContext implements InstrContext {
       f.returnCall(this.runtime.hotBranch as unknown as FuncRef, this.cpu, rec);
     });
     f.returnCall(this.runtime.branchSlow, this.cpu, rec);
+  }
+
+  jumpIndirect(target: I64): void {
+    // For the hot tier, which guesses that it goes there again.
+    if (this.long) this.f.store64(this.rec, target, Rec.imm);
+    this.jump(target);
   }
 
   jump(target: I64): void {

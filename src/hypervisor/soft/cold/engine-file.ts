@@ -59,7 +59,7 @@ export function loadHandlerModule(): HandlerModule {
   } catch {
     // Not there yet.
   }
-  const built = buildHandlerModule();
+  const built = buildHandlerModule({ names: true });
   try {
     const temporary = `${path}.${process.pid}.${Math.random().toString(36).slice(2)}`;
     writeFileSync(temporary, encode(built));

@@ -7,6 +7,9 @@ import { defineWalk, type WalkFunctions } from "../mmu/walk.js";
 import {
   Access,
   AccessKind,
+  CODE_MAP_ENTRIES,
+  CODE_MAP_OFFSET,
+  CodeMapEntry,
   CodeMode,
   CodePage,
   Counter,
@@ -20,6 +23,8 @@ import {
   Leave,
   MmuMode,
   O,
+  PAGE_SHARING_OFFSET,
+  PageSharing,
   PhysFlag,
   RECORD_SIZE,
   Rec,
@@ -28,10 +33,22 @@ import {
   Vector,
   WALK_WRITABLE,
 } from "../vcpu-state.js";
-import { I32, I64, load8U, load16U, load32, load32U64, load64, type ValType } from "../wasm/expr.js";
+import {
+  atomicFence,
+  atomicRmw,
+  I32,
+  I64,
+  load8U,
+  load16U,
+  load32,
+  load32U64,
+  load64,
+  type ValType,
+} from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
+const PAGE_SHIFT = 12;
 /** Bytes of the largest operand that is not a vector: an 80-bit number. */
 const LARGEST_OPERAND = 10;
 const MAX_INSTRUCTION_BYTES = 15;
@@ -77,6 +94,8 @@ export class Runtime {
   readonly slowProbeWrite: Slow;
   readonly segmentLinear: FuncRef<readonly ["i32", "i32", "i32", "i64", "i32"], "i64">;
   readonly #shared = new Map<string, FuncRef>();
+  readonly #refillFtlb: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
+  readonly #claimWrites: FuncRef<readonly ["i32", "i64"], "i32">;
   readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
   readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
   readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
@@ -96,6 +115,7 @@ export class Runtime {
         f.store32(cpu, I32.const(Leave.FAULT), O.leave);
       },
     );
+    this.#refillFtlb = this.#defineRefillFtlb();
     this.lookup = this.#defineLookup();
     this.jump = this.#defineJump();
     this.branchSlow = this.#defineBranchSlow();
@@ -114,6 +134,7 @@ export class Runtime {
       f.store32(cpu, I32.const(Leave.HOT), O.leave);
     });
     this.translate = this.#defineTranslate();
+    this.#claimWrites = this.#defineClaimWrites();
     this.#fill = this.#defineFill();
     this.#copyFromPhysical = this.#defineCopyFromPhysical();
     this.#copyToPhysical = this.#defineCopyToPhysical();
@@ -160,10 +181,32 @@ export class Runtime {
             .shl(Math.log2(Ftlb.size)),
         ),
       );
-      f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () => f.return(I32.const(0)));
+      f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () =>
+        f.if(f.call(this.#refillFtlb, cpu, linear.get, entry).eqz(), () => f.return(I32.const(0))),
+      );
       const offset = f.let(linear.get.toI32().and(0xfff));
       f.store64(cpu, rip.sub(offset.toI64U()), O.pageRip);
       f.return(load32(load32(entry, Ftlb.codePage).add(offset.shl(2)), CodePage.index));
+    });
+  }
+
+  /** (cpu, linear, fetch TLB entry) → 1 where the page has a code page, which is in the entry then; 0: for TypeScript. */
+  #defineRefillFtlb() {
+    return this.module.func("refillFtlb", ["i32", "i64", "i32"], "i32", (f, cpu, linear, entry) => {
+      const fail = () => f.return(I32.const(0));
+      const mode = f.let(load32(cpu, O.codeMode));
+      f.if(mode.eq(CodeMode.LONG64), () => f.if(linear.shl(16).shrS(16).ne(linear), fail));
+      const user = I32.const(AccessKind.USER).select(load32(cpu, O.cpl).eq(3), 0);
+      f.if(f.call(this.walks.walk, cpu, linear, user.or(AccessKind.FETCH)), fail);
+      const page = f.let(load64(cpu, O.walkPhysical).shrU(PAGE_SHIFT).toI32());
+      const at = f.let(
+        cpu.add(CODE_MAP_OFFSET).add(page.and(CODE_MAP_ENTRIES - 1).shl(Math.log2(CodeMapEntry.size))),
+      );
+      f.if(load32(at, CodeMapEntry.key).ne(page.shl(2).or(mode).add(1)), fail);
+      f.store64(entry, linear.and(PAGE_MASK), Ftlb.tag);
+      f.store32(entry, load32(at, CodeMapEntry.codePage), Ftlb.codePage);
+      f.store32(entry, load32(cpu, O.walkFlags).and(TLB_FLAG_MASK), Ftlb.flags);
+      f.return(I32.const(1));
     });
   }
 
@@ -221,7 +264,15 @@ export class Runtime {
       });
       const target = f.let(f.call(this.lookup, cpu, rip));
       f.if(target, () => {
-        f.if(load64(rec, Rec.imm).ltU(PAGE), () => f.store32(rec, target, Rec.link));
+        f.if(
+          load64(rec, Rec.imm).ltU(PAGE),
+          () => f.store32(rec, target, Rec.link),
+          () => {
+            // Taken once more; the countdown's end is for linked branches to find.
+            const left = f.let(load32(rec, Rec.disp));
+            f.store32(rec, left.sub(left.gtU(1)), Rec.disp);
+          },
+        );
         this.#count(f, cpu, target);
         this.#dispatch(f, cpu, target);
       });
@@ -254,6 +305,55 @@ export class Runtime {
     });
   }
 
+  /** Linear-memory address, less PAGE_SHARING_OFFSET, of the word that says who shares the page of `pa`, which is RAM. */
+  #sharing(cpu: I32, pa: I64): I32 {
+    return load32(cpu, O.physMap).add(pa.shrU(12).toI32().shl(2));
+  }
+
+  /**
+   * (cpu, physical address in RAM): 1 where the vCPU may write to the page directly, until it is told otherwise; 0 where
+   * the page holds decoded code of some vCPU (smp/page-sharing, rule 1).
+   */
+  #defineClaimWrites() {
+    return this.module.func("claimWrites", ["i32", "i64"], "i32", (f, cpu, pa) => {
+      const at = f.let(this.#sharing(cpu, pa));
+      const bit = f.let(load32(cpu, O.ownerBit).shl(PageSharing.WRITER_SHIFT));
+      const word = f.local("i32");
+      f.set(word, load32(at, PAGE_SHARING_OFFSET));
+      const unclaimed = word.get.and(bit.or(PageSharing.OWNERS)).eqz();
+      f.if(unclaimed, () => f.set(word, atomicRmw("or", 4, at, bit, PAGE_SHARING_OFFSET) as I32));
+      f.return(word.get.and(PageSharing.OWNERS).eqz());
+    });
+  }
+
+  /** After stores to the page of `pa` with entry `entry` that went past the TLB: who has to know of them (rule 3)? */
+  #written(f: FunctionBuilder, cpu: I32, entry: I32, pa: I64, offset: I32, n: I32): void {
+    f.if(load32(cpu, O.busLock), () => f.emit(atomicFence));
+    const owners = load32(this.#sharing(cpu, pa), PAGE_SHARING_OFFSET).and(PageSharing.OWNERS);
+    f.if(entry.and(PhysFlag.LOG_DIRTY).or(owners), () =>
+      f.callVoid(this.imports.codeWritten, cpu, pa.shrU(12).toI32(), offset, n),
+    );
+  }
+
+  /** Copy `n` bytes, a single access of the guest: 1, 2, 4 and 8 bytes go at once. */
+  #copyAccess(f: FunctionBuilder, to: I32, from: I32, n: I32): void {
+    const whole: [number, () => void][] = [
+      [8, () => f.store64(to, load64(from))],
+      [4, () => f.store32(to, load32(from))],
+      [2, () => f.store16(to, load16U(from))],
+      [1, () => f.store8(to, load8U(from))],
+    ];
+    f.block((done) => {
+      for (const [size, copy] of whole) {
+        f.if(n.eq(size), () => {
+          copy();
+          f.br(done);
+        });
+      }
+      f.copy(to, from, n);
+    });
+  }
+
   /** Put the page just walked to, at linear memory `entry` with its PhysFlags, into the data TLB. */
   #defineFill() {
     return this.module.func("fillDtlb", ["i32", "i64", "i32"], undefined, (f, cpu, va, entry) => {
@@ -269,13 +369,13 @@ export class Runtime {
       );
       const page = f.let(va.and(PAGE_MASK));
       const flags = f.let(load32(cpu, O.walkFlags));
-      const slowWrites = PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
-      f.store64(at, page, Dtlb.readTag);
-      f.store64(
-        at,
-        page.select(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), I64.const(-1)),
-        Dtlb.writeTag,
+      const slowWrites = PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
+      const writes = f.local("i32");
+      f.if(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), () =>
+        f.set(writes, f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical))),
       );
+      f.store64(at, page, Dtlb.readTag);
+      f.store64(at, page.select(writes.get, I64.const(-1)), Dtlb.writeTag);
       f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), Dtlb.addend);
       f.store32(at, flags.and(TLB_FLAG_MASK), Dtlb.flags);
     });
@@ -295,7 +395,7 @@ export class Runtime {
       (f, cpu, rec, pa, to, n) => {
         const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
         f.if(entry, () => {
-          f.copy(to, entry.and(PAGE_MASK).add(pa.toI32().and(0xfff)), n);
+          this.#copyAccess(f, to, f.let(entry.and(PAGE_MASK).add(pa.toI32().and(0xfff))), n);
           f.return();
         });
         const done = f.local("i32");
@@ -325,10 +425,8 @@ export class Runtime {
         const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
         const offset = f.let(pa.toI32().and(0xfff));
         f.if(entry.and(PhysFlag.RAM | PhysFlag.READONLY).eq(PhysFlag.RAM), () => {
-          f.copy(entry.and(PAGE_MASK).add(offset), from, n);
-          f.if(entry.and(PhysFlag.CODE | PhysFlag.LOG_DIRTY), () =>
-            f.callVoid(this.imports.codeWritten, cpu, pa.shrU(12).toI32(), offset, n),
-          );
+          this.#copyAccess(f, f.let(entry.and(PAGE_MASK).add(offset)), from, n);
+          this.#written(f, cpu, entry, pa, offset, n);
           f.return();
         });
         const done = f.local("i32");
@@ -457,8 +555,9 @@ export class Runtime {
       f.if(offset.add(bytes).gtU(PAGE), () => f.return(I32.const(0)));
       f.if(f.call(this.translate, cpu, rec, va, access), () => f.return(I32.const(0)));
       const entry = f.let(f.call(this.walks.physEntry, cpu, load64(cpu, O.walkPhysical)));
-      const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.CODE | PhysFlag.LOG_DIRTY;
+      const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
       f.if(entry.and(mask).ne(PhysFlag.RAM), () => f.return(I32.const(0)));
+      f.if(f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical)).eqz(), () => f.return(I32.const(0)));
       f.callVoid(this.#fill, cpu, va, entry);
       f.return(entry.and(PAGE_MASK).add(offset));
     });

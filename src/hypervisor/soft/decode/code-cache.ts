@@ -4,7 +4,17 @@
  */
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import { Special } from "../cold/special-handlers.js";
-import { AccessKind, CodeMode, CodePage, O, PhysFlag, RECORD_SIZE, Rec, Seg } from "../vcpu-state.js";
+import {
+  AccessKind,
+  CODE_MAP_ENTRIES,
+  CodeMapEntry,
+  CodeMode,
+  CodePage,
+  O,
+  RECORD_SIZE,
+  Rec,
+  Seg,
+} from "../vcpu-state.js";
 import { DecodeStatus, type InstructionDecoder } from "./instruction.js";
 
 const PAGE = 4096;
@@ -14,6 +24,14 @@ const RUN_LENGTH = 48;
 const RUN_BYTES = (2 * RUN_LENGTH + 1) * RECORD_SIZE;
 /** Decoded bytes are remembered in units of 64. */
 const CHUNK_SHIFT = 6;
+
+/** Who sees to it that the cache hears of writes to pages by guest-physical number (smp/page-sharing). */
+export interface PageWatcher {
+  /** The page is about to get its first decoded code. When this returns, no write goes unnoticed any more. */
+  own(page: number): void;
+  /** It holds none any more. */
+  disown(page: number): void;
+}
 
 interface PageCode {
   /** Code page by CodeMode, 0: none. */
@@ -41,8 +59,7 @@ export class CodeCache {
   invalidations = 0;
 
   /**
-   * `start` to `end`: the part of linear memory that holds it all. `onFlush` is called when every code page is gone,
-   * `onCodePage` when a page is about to get its first decoded code.
+   * `start` to `end`: the part of linear memory that holds it all. `onFlush` is called when every code page is gone.
    */
   constructor(
     readonly memory: SharedMemory,
@@ -50,17 +67,20 @@ export class CodeCache {
     readonly start: number,
     readonly end: number,
     readonly physMap: number,
+    /** Address of the map that the fetch TLB is refilled from. */
+    readonly codeMap: number,
     readonly onFlush: () => void,
-    readonly onCodePage: (linearPage: number) => void,
+    readonly watcher: PageWatcher,
   ) {
     this.#next = start;
   }
 
   /** Forget everything. */
   flush(): void {
-    for (const page of this.#pages.keys()) this.#unmark(page);
+    for (const page of this.#pages.keys()) this.watcher.disown(page);
     this.#pages.clear();
     this.#next = this.start;
+    this.memory.u8.fill(0, this.codeMap, this.codeMap + CODE_MAP_ENTRIES * CodeMapEntry.size);
     this.flushes++;
     this.onFlush();
   }
@@ -71,15 +91,7 @@ export class CodeCache {
 
   /** Before bytes of the page are decoded: from now on writes to it are told to `written`. */
   #watch(page: number, code: PageCode): void {
-    if (code.runs.length !== 0) return;
-    const { u32 } = this.memory;
-    const index = this.#mapIndex(page);
-    Atomics.or(u32, index, PhysFlag.CODE);
-    this.onCodePage((u32[index] & ~0xfff) >>> 0);
-  }
-
-  #unmark(page: number): void {
-    Atomics.and(this.memory.u32, this.#mapIndex(page), ~PhysFlag.CODE);
+    if (code.runs.length === 0) this.watcher.own(page);
   }
 
   #allocate(bytes: number): number {
@@ -103,6 +115,9 @@ export class CodeCache {
       this.memory.u8.fill(0, at, at + CodePage.size);
       code.codePages[mode] = at;
     }
+    const entry = this.codeMap + (page & (CODE_MAP_ENTRIES - 1)) * CodeMapEntry.size;
+    this.memory.u32[(entry + CodeMapEntry.key) >>> 2] = ((page << 2) | mode) + 1;
+    this.memory.u32[(entry + CodeMapEntry.codePage) >>> 2] = at;
     return at;
   }
 
@@ -222,6 +237,7 @@ export class CodeCache {
     u8[at + Rec.length] = decoder.length;
     if (decoder.relative) {
       u32[i + (Rec.disp >>> 2)] = this.hotBranches;
+      u32[i + (Rec.notTaken >>> 2)] = 0;
       // Relative to pageRip: what follows the instruction, plus the displacement.
       const target = offset + decoder.length + decoder.immLow;
       i32[i + (Rec.imm >>> 2)] = target | 0;
@@ -316,6 +332,11 @@ export class CodeCache {
     return codePage === 0 ? 0 : this.memory.u32[(codePage + CodePage.index + 4 * offset) >>> 2];
   }
 
+  /** The code page of guest-physical page `page` in `mode`, 0 where there is none. */
+  knownCodePage(page: number, mode: number): number {
+    return this.#pages.get(page)?.codePages[mode] ?? 0;
+  }
+
   /** Byte offset in linear memory of guest-physical page `page`. */
   linearPage(page: number): number {
     return (this.memory.u32[this.#mapIndex(page)] & ~0xfff) >>> 0;
@@ -350,7 +371,7 @@ export class CodeCache {
     code.chunks.fill(0);
     for (const at of code.codePages) if (at !== 0) u8.fill(0, at, at + CodePage.size);
     // The code pages stay in the fetch TLB, empty.
-    this.#unmark(page);
+    this.watcher.disown(page);
   }
 
   get bytesUsed(): number {

@@ -95,6 +95,19 @@ export class RegionState {
     this.materialize(ALL_FLAGS);
   }
 
+  /** As `materialize`, for all paths from here on. */
+  settle(mask: number): void {
+    this.materialize(mask);
+    const { pending } = this;
+    const has = (bits: number) => (mask & bits) !== 0;
+    delete pending.compare;
+    if (has(FlagBit.cf)) delete pending.cf;
+    if (has(FlagBit.of)) delete pending.of;
+    if (has(FlagBit.af)) delete pending.af;
+    if (has(FlagBit.zf)) delete pending.zero;
+    if (has(FlagBit.sf | FlagBit.pf)) delete pending.signParity;
+  }
+
   leave(): void {
     this.materializeForExit();
     this.f.br(this.exitLeave);
@@ -152,6 +165,8 @@ function gprNumber(offset: number): number {
 export class HotContext extends ColdContext {
   /** How the instruction ends, where it branches within the page: always, or where the condition is not zero. */
   branchCondition: I32 | "always" | undefined;
+  /** Where it goes, where that is known at run time only. */
+  jumpTarget: I64 | undefined;
   /** The instruction ended by an exit at its top level. */
   left = false;
   #direct = false;
@@ -176,9 +191,7 @@ export class HotContext extends ColdContext {
     const { f, region, instruction } = this;
     let offset: I64;
     if (memory.ripRelative) {
-      offset = region.pageRip.get.add(
-        I64.const(memory.displacement + instruction.offset + instruction.length),
-      );
+      offset = region.pageRip.get.add(I64.const(memory.displacement + instruction.at + instruction.length));
     } else {
       const base = gprNumber(memory.base);
       const index = gprNumber(memory.index);
@@ -444,17 +457,19 @@ export class HotContext extends ColdContext {
   }
 
   override jump(target: I64): void {
+    if (this.f.depth === this.#depth) {
+      this.jumpTarget = target;
+      return;
+    }
     this.region.jump(target);
     this.end();
   }
 
   override rip(): I64 {
-    return this.region.pageRip.get.add(I64.const(this.instruction.offset));
+    return this.region.pageRip.get.add(I64.const(this.instruction.at));
   }
   override nextRip(): I64 {
-    return this.f.let(
-      this.region.pageRip.get.add(I64.const(this.instruction.offset + this.instruction.length)),
-    );
+    return this.f.let(this.region.pageRip.get.add(I64.const(this.instruction.at + this.instruction.length)));
   }
 
   override next(): void {}

@@ -15,8 +15,8 @@ import { CodeMode, HOT_COUNTERS, RECORD_SIZE, Rec } from "../vcpu-state.js";
 import type { ValType } from "../wasm/expr.js";
 import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
 import { flagEffects } from "./effects.js";
-import { emitRegion } from "./emit.js";
-import { type HandlerFacts, RegionFinder } from "./region.js";
+import { emitRegion, type RegionCode } from "./emit.js";
+import { type GuestCode, type HandlerFacts, pageOf, type Region, RegionFinder } from "./region.js";
 
 /** The cold module's functions, imported by name as they are needed. */
 const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: ValType | undefined }> = {
@@ -62,8 +62,24 @@ const BATCH_MILLISECONDS = 2;
 /** Where a region starts. */
 export interface Place {
   readonly page: number;
-  readonly offset: number;
+  /** Linear address of its first instruction. */
+  readonly rip: bigint;
   readonly record: number;
+}
+
+/** A region found, and what its start looked like. */
+interface Found {
+  readonly place: Place;
+  readonly region: Region;
+}
+
+/** A region that runs. */
+interface Installed {
+  readonly slot: number;
+  readonly record: number;
+  /** Handler that the region's first record had. */
+  readonly original: number;
+  readonly pages: readonly number[];
 }
 
 export interface HotCounters {
@@ -71,16 +87,30 @@ export interface HotCounters {
   regions: number;
   /** Places that turned out not to be translatable. */
   refused: number;
-  /** Milliseconds spent finding, emitting and compiling. */
+  /** Regions dropped because their code was written. */
+  dropped: number;
+  /** Guest instructions in translated regions. */
+  instructions: number;
+  /** Bytes of WebAssembly. */
+  bytes: number;
+  /** Milliseconds spent finding and emitting, and compiling. */
   milliseconds: number;
+  compileMilliseconds: number;
 }
 
-export class HotTier {
-  readonly counters: HotCounters = { regions: 0, refused: 0, milliseconds: 0 };
-  /** Handler that a region's first record had. */
-  readonly #original = new Map<number, number>();
-  /** Table places of the regions of a page. */
-  readonly #byPage = new Map<number, number[]>();
+export class HotTier implements RegionCode {
+  readonly counters: HotCounters = {
+    regions: 0,
+    refused: 0,
+    dropped: 0,
+    instructions: 0,
+    bytes: 0,
+    milliseconds: 0,
+    compileMilliseconds: 0,
+  };
+  /** By the region's first record. */
+  readonly #installed = new Map<number, Installed>();
+  readonly #byPage = new Map<number, Set<Installed>>();
   readonly #refused = new Set<number>();
   readonly #finder: RegionFinder;
   readonly #free: number[] = [];
@@ -97,14 +127,14 @@ export class HotTier {
     readonly counterTable: Uint16Array,
     /** What region modules import: memory, table, and the cold module's exports. */
     readonly env: WebAssembly.Imports[string],
+    guest: Pick<GuestCode, "physicalPage" | "eager">,
   ) {
     this.#next = handlers.count;
-    this.#finder = new RegionFinder(
-      decoder,
-      cache,
-      (handler, row) => this.#factsOf(handler, row),
-      (record) => this.#original.get(record) ?? 0,
-    );
+    this.#finder = new RegionFinder(decoder, cache, {
+      ...guest,
+      facts: (handler, row) => this.#factsOf(handler, row),
+      originalHandler: (record) => this.#installed.get(record)?.original ?? 0,
+    });
   }
 
   /** First handler number of the hot tier. */
@@ -132,21 +162,35 @@ export class HotTier {
     return this.#forms.get(handler);
   }
 
-  /** Places waiting to be translated together: a module costs much the same whether it holds one region or many. */
-  readonly #waiting = new Map<number, Place>();
+  recordOf({ pages }: Region, at: number): number {
+    const page = pages.get(pageOf(at));
+    return page === undefined ? 0 : this.cache.knownRecord(page, at - pageOf(at), CodeMode.LONG64);
+  }
+
+  codePageOf({ pages }: Region, at: number): number {
+    return this.cache.knownCodePage(pages.get(pageOf(at)) as number, CodeMode.LONG64);
+  }
+
+  /** Regions waiting to be translated together: a module costs much the same whether it holds one region or many. */
+  readonly #waiting = new Map<number, Found>();
   #waitingSince = 0;
 
   /**
-   * The place at byte `offset` of guest-physical page `page`, whose first record is `record`, is hot. It is translated with
+   * The place is hot. What belongs to it is found now, as long as its addresses mean what they do, and translated with
    * others by `translateWaiting`; `onFirst` is called where it is the first of them.
    */
-  request(page: number, offset: number, record: number, onFirst: () => void): void {
-    if (this.#original.has(record) || this.#refused.has(record)) return;
+  request(place: Place, onFirst: () => void): void {
+    const { record } = place;
+    if (this.#waiting.has(record)) return;
+    const start = performance.now();
+    const found = this.#find(place);
+    this.counters.milliseconds += performance.now() - start;
+    if (found === undefined) return;
     if (this.#waiting.size === 0) {
-      this.#waitingSince = performance.now();
+      this.#waitingSince = start;
       onFirst();
     }
-    this.#waiting.set(record, { page, offset, record });
+    this.#waiting.set(record, found);
     if (this.#waiting.size >= MAX_BATCH) this.translateWaiting();
   }
 
@@ -156,47 +200,60 @@ export class HotTier {
   }
 
   translateWaiting(): void {
-    const places = [...this.#waiting.values()];
+    const found = [...this.#waiting.values()];
     this.#waiting.clear();
-    this.translate(places);
+    this.#translate(found);
   }
 
-  /** Translate now, into one module. */
-  translate(places: readonly Place[]): void {
+  /** Find and translate now, in a module of its own. */
+  translate(place: Place): void {
+    const found = this.#find(place);
+    if (found !== undefined) this.#translate([found]);
+  }
+
+  #find(place: Place): Found | undefined {
+    const { page, rip, record } = place;
+    const offset = Number(rip & 0xfffn);
+    const known = this.#installed.has(record) || this.#refused.has(record);
+    if (known || this.cache.knownRecord(page, offset, CodeMode.LONG64) !== record) return undefined;
+    const region = this.#finder.find(page, rip);
+    if (region !== undefined) return { place, region };
+    this.#refuse(record);
+    return undefined;
+  }
+
+  #refuse(record: number): void {
+    this.#refused.add(record);
+    this.counters.refused++;
+  }
+
+  #translate(all: readonly Found[]): void {
     const start = performance.now();
     // Without the table: V8 11 gives each instance that imports it a copy of all its entries.
     const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE);
     const runtime = importingRuntime(module);
-    const bodies: { place: Place; body: Uint8Array }[] = [];
-    for (const place of places) {
-      const body = this.#emit(module, runtime, place);
-      if (body !== undefined) bodies.push({ place, body });
+    const emitted: { found: Found; body: Uint8Array }[] = [];
+    for (const found of all) {
+      const body = emitRegion(module, runtime, found.region, this);
+      if (body === undefined) this.#refuse(found.place.record);
+      else emitted.push({ found, body });
     }
-    if (bodies.length > 0) {
-      bodies.forEach(({ body }, i) => {
+    if (emitted.length > 0) {
+      emitted.forEach(({ body }, i) => {
         module.export(module.add(`region${i}`, ["i32", "i32"], [], body));
       });
-      const instance = new WebAssembly.Instance(new WebAssembly.Module(module.build()), { env: this.env });
-      bodies.every(({ place }, i) => this.#install(place, instance.exports[`region${i}`]));
+      const bytes = module.build();
+      const compiling = performance.now();
+      const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: this.env });
+      this.counters.compileMilliseconds += performance.now() - compiling;
+      this.counters.bytes += bytes.length;
+      emitted.every(({ found }, i) => this.#install(found, instance.exports[`region${i}`]));
     }
     this.counters.milliseconds += performance.now() - start;
   }
 
-  #emit(module: ModuleBuilder, runtime: Runtime, { page, offset, record }: Place): Uint8Array | undefined {
-    const known = this.#original.has(record) || this.#refused.has(record);
-    if (known || this.cache.knownRecord(page, offset, CodeMode.LONG64) !== record) return undefined;
-    const region = this.#finder.find(page, offset);
-    const recordOf = (at: number) => this.cache.knownRecord(page, at, CodeMode.LONG64);
-    const body = region === undefined ? undefined : emitRegion(module, runtime, region, recordOf);
-    if (body === undefined) {
-      this.#refused.add(record);
-      this.counters.refused++;
-    }
-    return body;
-  }
-
   /** False where all decoded code had to go, and with it the places that follow. */
-  #install({ page, record }: Place, region: unknown): boolean {
+  #install({ place: { record }, region }: Found, code: unknown): boolean {
     const slot = this.#free.pop() ?? (this.#next < HANDLER_TABLE_SIZE ? this.#next++ : undefined);
     if (slot === undefined) {
       // No room: everything starts over, and what is hot is found again.
@@ -205,31 +262,46 @@ export class HotTier {
     }
     const { u32 } = this.cache.memory;
     const at = (record + Rec.handler) >>> 2;
-    this.table.set(slot, region);
-    this.#original.set(record, u32[at]);
+    const pages = [...new Set(region.pages.values())];
+    const installed = { slot, record, original: u32[at], pages };
+    this.table.set(slot, code);
+    this.#installed.set(record, installed);
     u32[at] = slot;
     this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = 0;
-    const slots = this.#byPage.get(page);
-    if (slots === undefined) this.#byPage.set(page, [slot]);
-    else slots.push(slot);
+    for (const page of pages) {
+      const others = this.#byPage.get(page);
+      if (others === undefined) this.#byPage.set(page, new Set([installed]));
+      else others.add(installed);
+    }
     this.counters.regions++;
+    for (const block of region.blocks) this.counters.instructions += block.instructions.length;
     return true;
   }
 
-  /** The records of guest-physical page `page` are stale. */
+  /** The records of guest-physical page `page` are stale, and so is what was made of them. */
   pageInvalidated(page: number): void {
-    for (const slot of this.#byPage.get(page) ?? []) {
+    for (const [record, { region }] of this.#waiting) {
+      if ([...region.pages.values()].includes(page)) this.#waiting.delete(record);
+    }
+    const { u32 } = this.cache.memory;
+    for (const installed of this.#byPage.get(page) ?? []) {
+      const { slot, record, original, pages } = installed;
       this.table.set(slot, null);
       this.#free.push(slot);
+      this.#installed.delete(record);
+      // Where its first instruction is in another page, that is as it was.
+      if (u32[(record + Rec.handler) >>> 2] === slot) u32[(record + Rec.handler) >>> 2] = original;
+      for (const other of pages) if (other !== page) this.#byPage.get(other)?.delete(installed);
+      this.counters.dropped++;
     }
     this.#byPage.delete(page);
   }
 
   /** All decoded code is gone. */
   flushed(): void {
-    for (const slots of this.#byPage.values()) for (const slot of slots) this.table.set(slot, null);
+    for (const { slot } of this.#installed.values()) this.table.set(slot, null);
     this.#byPage.clear();
-    this.#original.clear();
+    this.#installed.clear();
     this.#refused.clear();
     this.#waiting.clear();
     this.#free.length = 0;

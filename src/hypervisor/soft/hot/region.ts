@@ -1,18 +1,32 @@
 /**
- * A region of guest code: the basic blocks of one page that are reached from an entry by direct branches (DESIGN, 4).
- * Found by decoding; what the blocks do is emitted elsewhere.
+ * A region of guest code: the basic blocks that are reached from an entry by direct branches, by calls and the returns
+ * from them, and by indirect branches to where they went last (DESIGN, 4). Called code is taken in once for each call, so
+ * that its returns have one place to go to. Found by decoding; what the blocks do is emitted elsewhere.
+ *
+ * Places are byte offsets from the first byte of the entry's page, in linear addresses: `at`. Which guest-physical page is
+ * there may differ the next time; the emitted code checks each page that it goes on to.
  */
 import type { HandlerForm } from "../cold/cold-context.js";
 import { Special } from "../cold/special-handlers.js";
 import type { CodeCache } from "../decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder } from "../decode/instruction.js";
+import { call, callIndirect, jmpIndirect, ret } from "../isa/control.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, O, RECORD_SIZE, Rec } from "../vcpu-state.js";
 import { ALL_FLAGS, type FlagEffects } from "./effects.js";
 
 const PAGE = 4096;
-export const MAX_INSTRUCTIONS = 300;
-const MAX_BLOCKS = 60;
+/** Of a region: what it may grow to. */
+const MAX_INSTRUCTIONS = 500;
+const MAX_BLOCKS = 160;
+/** Calls within calls. */
+const MAX_DEPTH = 5;
+/** Instructions that must be left for a call to be taken in. */
+const CALL_RESERVE = 20;
+/** Executions for one of the entry, below which a block is left out. */
+const MIN_WEIGHT = 1 / 100;
+/** Share of the executions of an indirect branch that are taken to go where it went last. */
+const GUESS_WEIGHT = 0.7;
 
 /** The memory operand of an instruction, as the decoder found it. */
 export interface MemoryOperand {
@@ -28,7 +42,7 @@ export interface MemoryOperand {
 }
 
 export interface Instruction {
-  readonly offset: number;
+  readonly at: number;
   readonly length: number;
   readonly row: OpcodeRow;
   readonly form: HandlerForm;
@@ -39,24 +53,52 @@ export interface Instruction {
   /** Signed halves of the immediate. */
   readonly immediate: bigint;
   readonly memory: MemoryOperand | undefined;
-  /** Branches: the target relative to the page's first byte. */
+  /** Branches: where to; indirect ones: where to the last time. */
   readonly target: number | undefined;
+  /** Share of its executions in which a conditional branch was taken, as far as is known; NaN: never executed. */
+  readonly takenShare: number;
+}
+
+/** A call that was taken in: where it returns to, in the code that called. */
+export interface CallContext {
+  readonly caller: CallContext | undefined;
+  readonly depth: number;
+  /** The callee's first instruction. */
+  readonly callee: number;
+  readonly returnAt: number;
+  /** That is in the page that the call is in: it was checked on the way there. */
+  readonly samePage: boolean;
+}
+
+/** A way out of a block. */
+export interface Edge {
+  readonly at: number;
+  /** Where it leads in the region; undefined: the region is left. */
+  block: Block | undefined;
+  readonly isReturn: boolean;
+  /** The page it leads to is known to be the one that was translated. */
+  readonly isChecked: boolean;
 }
 
 export interface Block {
-  readonly offset: number;
+  readonly id: number;
+  readonly at: number;
+  readonly context: CallContext | undefined;
   readonly instructions: Instruction[];
-  /** Where the block goes on without a branch; −1: nowhere. */
-  fallThrough: number;
-  /** In the page and, once linked, blocks of the region; −1: none. */
-  branchTarget: number;
+  /** Where the block goes on without a branch. */
+  readonly fallThrough: Edge | undefined;
+  /** Where its branch, its call or its return goes; that of an indirect one is a guess. */
+  readonly taken: Edge | undefined;
   /** Flags that matter at its start. */
   liveIn: number;
 }
 
 export interface Region {
-  readonly entry: number;
-  readonly blocks: ReadonlyMap<number, Block>;
+  readonly entry: Block;
+  /** Reachable ones only. */
+  readonly blocks: readonly Block[];
+  /** Guest-physical page by place of its first byte. */
+  readonly pages: ReadonlyMap<number, number>;
 }
 
 /** What is known of a handler: its definition's form and effects. */
@@ -65,97 +107,209 @@ export interface HandlerFacts {
   readonly effects: FlagEffects;
 }
 
-const isBranch = (row: OpcodeRow) => row.operands[0]?.method === "J";
-const isCall = (row: OpcodeRow) => row.mnemonic === "CALL";
+/** First byte of the page that `at` is in. */
+export const pageOf = (at: number) => Math.floor(at / PAGE) * PAGE;
+
+const isDirect = (row: OpcodeRow) => row.operands[0]?.method === "J";
+const isCall = ({ definition }: OpcodeRow) => definition === call || definition === callIndirect;
+const isRet = ({ definition }: OpcodeRow) => definition === ret;
+const isIndirectJump = ({ definition }: OpcodeRow) => definition === jmpIndirect;
+
+/** What the finder asks about the guest. */
+export interface GuestCode {
+  readonly facts: (handler: number, row: OpcodeRow) => HandlerFacts | undefined;
+  /** The handler that a record had before the hot tier put its own there, 0 where it did not. */
+  readonly originalHandler: (record: number) => number;
+  /** Guest-physical page at a linear address now, −1 where there is none. */
+  readonly physicalPage: (linear: bigint) => number;
+  /** Take in what was never run, too (tests). */
+  readonly eager: boolean;
+}
 
 export class RegionFinder {
   constructor(
     readonly decoder: InstructionDecoder,
     readonly cache: CodeCache,
-    readonly facts: (handler: number, row: OpcodeRow) => HandlerFacts | undefined,
-    /** The handler that a record had before the hot tier put its own there. */
-    readonly originalHandler: (record: number) => number,
+    readonly guest: GuestCode,
   ) {}
 
-  /** The region at byte `entry` of guest-physical page `page`, 64-bit mode; undefined where its first instruction cannot be in one. */
-  find(page: number, entry: number): Region | undefined {
-    const starts = new Set<number>([entry]);
-    const queue = [entry];
-    const decoded = new Map<number, Instruction>();
-    let budget = MAX_INSTRUCTIONS;
-    // First pass: all instructions reached, and where blocks start.
-    while (queue.length > 0) {
-      let offset = queue.pop()!;
-      while (offset < PAGE && !decoded.has(offset) && budget > 0) {
-        const instruction = this.#decode(page, offset);
-        if (instruction === undefined) break;
-        decoded.set(offset, instruction);
-        budget--;
-        const { row, target } = instruction;
-        offset += instruction.length;
-        if (target !== undefined && isBranch(row) && !isCall(row)) {
-          if (target >= 0 && target < PAGE && starts.size < MAX_BLOCKS && !starts.has(target)) {
-            starts.add(target);
-            queue.push(target);
-          }
-          if (row.ends !== true && !starts.has(offset)) starts.add(offset);
-        }
-        if (row.ends === true || isCall(row)) break;
-      }
-    }
-    if (!decoded.has(entry)) return undefined;
-    const blocks = new Map<number, Block>();
-    for (const start of starts) {
-      const block = this.#block(start, starts, decoded);
-      if (block !== undefined) blocks.set(start, block);
-    }
-    for (const block of blocks.values()) if (!blocks.has(block.branchTarget)) block.branchTarget = -1;
-    const region = { entry, blocks };
-    computeLiveness(region);
-    return region;
+  /**
+   * The region at linear address `rip`, 64-bit mode, which is in guest-physical page `page`; undefined where its first
+   * instruction cannot be in one.
+   */
+  find(page: number, rip: bigint): Region | undefined {
+    return new Search(this, page, rip).region();
+  }
+}
+
+/** A block to look at, and about how often it is run for each run of the region's entry. */
+interface Way {
+  readonly part: Part;
+  readonly at: number;
+  readonly weight: number;
+}
+
+/** A piece of code as one call context sees it. */
+interface Part {
+  readonly context: CallContext | undefined;
+  readonly entry: number;
+  readonly starts: Set<number>;
+  readonly instructions: Map<number, Instruction>;
+  /** Contexts of calls taken in, by the call's place. */
+  readonly calls: Map<number, Part>;
+  readonly blocks: Map<number, Block>;
+  readonly parent: Part | undefined;
+}
+
+class Search {
+  readonly #pageRip: bigint;
+  readonly #entry: number;
+  readonly #pages = new Map<number, number>();
+  readonly #decoded = new Map<number, Instruction | undefined>();
+  #budget = MAX_INSTRUCTIONS;
+  #starts = 0;
+
+  constructor(
+    readonly finder: RegionFinder,
+    page: number,
+    rip: bigint,
+  ) {
+    this.#entry = Number(rip & BigInt(PAGE - 1));
+    this.#pageRip = rip - BigInt(this.#entry);
+    this.#pages.set(0, page);
   }
 
-  #block(
-    start: number,
-    starts: ReadonlySet<number>,
-    decoded: ReadonlyMap<number, Instruction>,
-  ): Block | undefined {
-    const instructions: Instruction[] = [];
-    let offset = start;
-    let fallThrough = start;
-    let branchTarget = -1;
-    for (;;) {
-      const instruction = decoded.get(offset);
-      if (instruction === undefined) {
-        fallThrough = offset;
-        break;
-      }
-      instructions.push(instruction);
-      offset += instruction.length;
-      fallThrough = offset;
-      const { row, target } = instruction;
+  region(): Region | undefined {
+    const root = newPart(undefined, undefined, this.#entry);
+    const parts = this.#parts;
+    parts.push(root);
+    this.#queue(root, this.#entry, 1);
+    for (let way = this.#takeWay(); way !== undefined; way = this.#takeWay()) this.#explore(way);
+    if (!root.instructions.has(this.#entry)) return undefined;
+    for (const part of parts) this.#makeBlocks(part);
+    for (const part of parts) link(part);
+    const entry = root.blocks.get(this.#entry)!;
+    const blocks = reachable(entry);
+    computeLiveness(blocks);
+    const pages = new Map<number, number>();
+    for (const block of blocks) pages.set(pageOf(block.at), this.#pages.get(pageOf(block.at))!);
+    return { entry, blocks, pages };
+  }
+
+  /** Take a block in, and queue what it leads to. */
+  #explore({ part, at: start, weight: startWeight }: Way): void {
+    const { starts, instructions } = part;
+    let weight = startWeight;
+    let at = start;
+    const page = pageOf(at);
+    while (pageOf(at) === page && !instructions.has(at) && this.#budget > 0) {
+      const instruction = this.#decode(at);
+      if (instruction === undefined) return;
+      instructions.set(at, instruction);
+      this.#budget--;
+      const { row, target, takenShare } = instruction;
+      const next = at + instruction.length;
       if (isCall(row)) {
-        fallThrough = -1;
-        break;
+        const callee = this.#callee(part, at, target, next);
+        if (callee !== undefined) {
+          const share = isDirect(row) ? 1 : GUESS_WEIGHT;
+          part.calls.set(at, callee);
+          this.#parts.push(callee);
+          this.#queue(callee, callee.entry, weight * share);
+          this.#queue(part, next, weight * share);
+        }
+        return;
       }
-      if (target !== undefined && isBranch(row)) branchTarget = target;
-      if (row.ends === true) fallThrough = -1;
-      if (row.ends === true || branchTarget >= 0 || isBranch(row) || starts.has(offset)) break;
+      if (isRet(row)) return;
+      if (isDirect(row) && row.ends !== true) {
+        // A block ends at its branch, even where what follows is left out.
+        starts.add(next);
+        const share = this.finder.guest.eager ? 1 / 2 : takenShare;
+        if (!Number.isNaN(share)) this.#queue(part, target as number, weight * share);
+        weight *= 1 - share;
+        if (!(weight >= MIN_WEIGHT)) return;
+      } else {
+        if (target !== undefined) this.#queue(part, target, isDirect(row) ? weight : weight * GUESS_WEIGHT);
+        if (row.ends === true) return;
+      }
+      at = next;
     }
-    if (instructions.length === 0) return undefined;
-    return { offset: start, instructions, fallThrough, branchTarget, liveIn: ALL_FLAGS };
+    if (pageOf(at) !== page) this.#queue(part, at, weight);
   }
 
-  #decode(page: number, offset: number): Instruction | undefined {
-    const { decoder, cache } = this;
+  readonly #ways: Way[] = [];
+  readonly #parts: Part[] = [];
+
+  #queue(part: Part, at: number, weight: number): void {
+    const { starts } = part;
+    if (weight < MIN_WEIGHT && !this.finder.guest.eager) return;
+    if (starts.has(at) && part.instructions.has(at)) return;
+    if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(at)) return;
+    this.#starts++;
+    starts.add(at);
+    this.#ways.push({ part, at, weight });
+  }
+
+  /** The heaviest way that waits; of equal ones the oldest. */
+  #takeWay(): Way | undefined {
+    let best = 0;
+    this.#ways.forEach(({ weight }, i) => {
+      if (weight > this.#ways[best].weight) best = i;
+    });
+    return this.#ways.splice(best, 1)[0];
+  }
+
+  /** The part that a call to `target` opens, or undefined where it stays outside. */
+  #callee(caller: Part, at: number, target: number | undefined, returnAt: number): Part | undefined {
+    const depth = (caller.context?.depth ?? 0) + 1;
+    if (target === undefined || depth > MAX_DEPTH || this.#budget < CALL_RESERVE) return undefined;
+    if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(target)) return undefined;
+    if (target === this.#entry) return undefined;
+    for (let c = caller.context; c !== undefined; c = c.caller) if (c.callee === target) return undefined;
+    const samePage = pageOf(at) === pageOf(returnAt);
+    const context = { caller: caller.context, depth, callee: target, returnAt, samePage };
+    return newPart(context, caller, target);
+  }
+
+  /** Whether there is code at `at` that was run. */
+  #isWorthwhile(at: number): boolean {
+    const page = this.#physicalPage(at);
+    if (page < 0) return false;
+    const { cache, guest } = this.finder;
+    const offset = at - pageOf(at);
+    if (guest.eager) return cache.recordAt(page, offset, CodeMode.LONG64) !== 0;
+    return cache.knownRecord(page, offset, CodeMode.LONG64) !== 0;
+  }
+
+  #physicalPage(at: number): number {
+    const first = pageOf(at);
+    let page = this.#pages.get(first);
+    if (page === undefined) {
+      page = this.finder.guest.physicalPage(BigInt.asUintN(64, this.#pageRip + BigInt(first)));
+      this.#pages.set(first, page);
+    }
+    return page;
+  }
+
+  #decode(at: number): Instruction | undefined {
+    if (!this.#decoded.has(at)) this.#decoded.set(at, this.#decodeNew(at));
+    return this.#decoded.get(at);
+  }
+
+  #decodeNew(at: number): Instruction | undefined {
+    const { decoder, cache, guest } = this.finder;
+    const page = this.#physicalPage(at);
+    if (page < 0) return undefined;
+    const offset = at - pageOf(at);
     let record = cache.recordAt(page, offset, CodeMode.LONG64);
     if (record === 0) return undefined;
     const linear = cache.linearPage(page);
-    const { u8, u32 } = cache.memory;
+    const { u8, u32, u64 } = cache.memory;
+    let takenShare = Number.NaN;
     if (decoder.decode(u8, linear + offset, linear + PAGE, CodeMode.LONG64) !== DecodeStatus.OK)
       return undefined;
     const { row } = decoder;
-    const facts = this.facts(decoder.handler, row);
+    const facts = guest.facts(decoder.handler, row);
     if (facts === undefined) return undefined;
     let memory: MemoryOperand | undefined;
     if (decoder.hasMemory) {
@@ -171,10 +325,18 @@ export class RegionFinder {
         segmentBase: based ? O.segBase + 8 * decoder.segment : O.zero,
       };
     }
-    const first = this.originalHandler(record) || u32[(record + Rec.handler) >>> 2];
+    const first = guest.originalHandler(record) || u32[(record + Rec.handler) >>> 2];
     if (first >= Special.EA64 && first < Special.COUNT) record += RECORD_SIZE;
+    let target: number | undefined;
+    if (decoder.relative) {
+      target = at + decoder.length + decoder.immLow;
+      const taken = (cache.hotBranches - u32[(record + Rec.disp) >>> 2]) >>> 0;
+      takenShare = taken / (taken + u32[(record + Rec.notTaken) >>> 2]);
+    }
+    if (isIndirectJump(row) || (isCall(row) && !decoder.relative))
+      target = this.#lastTarget(u64[(record + Rec.imm) >>> 3]);
     return {
-      offset,
+      at,
       length: decoder.length,
       row,
       form: facts.form,
@@ -183,15 +345,100 @@ export class RegionFinder {
       registers: [...decoder.registers],
       immediate: (BigInt(decoder.immHigh) << 32n) | BigInt(decoder.immLow >>> 0),
       memory,
-      target: decoder.relative ? offset + decoder.length + decoder.immLow : undefined,
+      target,
+      takenShare,
     };
+  }
+
+  /** Where an indirect branch went, as its record says. */
+  #lastTarget(rip: bigint): number | undefined {
+    if (rip === 0n) return undefined;
+    const at = Number(BigInt.asIntN(64, rip - this.#pageRip));
+    return Number.isSafeInteger(at) ? at : undefined;
+  }
+
+  #blocks = 0;
+
+  #makeBlocks(part: Part): void {
+    for (const at of part.starts) {
+      const block = this.#block(part, at);
+      if (block !== undefined) part.blocks.set(at, block);
+    }
+  }
+
+  #block({ context, starts, instructions }: Part, start: number): Block | undefined {
+    const found: Instruction[] = [];
+    let at = start;
+    let fallThrough: Edge | undefined;
+    let taken: Edge | undefined;
+    for (;;) {
+      const instruction = instructions.get(at);
+      if (instruction === undefined) {
+        fallThrough = edge(at);
+        break;
+      }
+      found.push(instruction);
+      const { row, target } = instruction;
+      at += instruction.length;
+      if (isRet(row)) {
+        if (context !== undefined) taken = edge(context.returnAt, true, context.samePage);
+        break;
+      }
+      if (isCall(row)) {
+        if (target !== undefined) taken = edge(target);
+        break;
+      }
+      if (target !== undefined) taken = edge(target);
+      if (row.ends === true) break;
+      if (isDirect(row) || starts.has(at)) {
+        fallThrough = edge(at);
+        break;
+      }
+    }
+    if (found.length === 0) return undefined;
+    const id = this.#blocks++;
+    return { id, at: start, context, instructions: found, fallThrough, taken, liveIn: ALL_FLAGS };
   }
 }
 
+function newPart(context: CallContext | undefined, parent: Part | undefined, entry: number): Part {
+  const maps = { instructions: new Map(), calls: new Map(), blocks: new Map() };
+  return { context, parent, entry, starts: new Set(), ...maps };
+}
+
+function edge(at: number, isReturn = false, isChecked = false): Edge {
+  return { at, block: undefined, isReturn, isChecked };
+}
+
+/** Find the blocks that the edges of a part's blocks lead to. */
+function link(part: Part): void {
+  for (const { instructions, fallThrough, taken } of part.blocks.values()) {
+    const last = instructions[instructions.length - 1];
+    if (fallThrough !== undefined) fallThrough.block = part.blocks.get(fallThrough.at);
+    if (taken === undefined) continue;
+    if (isCall(last.row)) taken.block = part.calls.get(last.at)?.blocks.get(taken.at);
+    else if (taken.isReturn) taken.block = part.parent?.blocks.get(taken.at);
+    else taken.block = part.blocks.get(taken.at);
+  }
+}
+
+export function successors({ taken, fallThrough }: Block): Block[] {
+  const next: Block[] = [];
+  if (taken?.block !== undefined) next.push(taken.block);
+  if (fallThrough?.block !== undefined && fallThrough.block !== taken?.block) next.push(fallThrough.block);
+  return next;
+}
+
+function reachable(entry: Block): Block[] {
+  const seen = new Set<Block>([entry]);
+  for (const block of seen) for (const next of successors(block)) seen.add(next);
+  return [...seen];
+}
+
 /** Flags live at each block's start: read before they are set, there or further on; all of them where the region is left. */
-function computeLiveness({ blocks }: Region): void {
+function computeLiveness(blocks: readonly Block[]): void {
   const summary = new Map<Block, { reads: number; sets: number }>();
-  for (const block of blocks.values()) {
+  for (const block of blocks) {
     let reads = 0;
     let sets = 0;
     for (const { effects } of block.instructions) {
@@ -203,9 +450,9 @@ function computeLiveness({ blocks }: Region): void {
   }
   for (let changed = true; changed; ) {
     changed = false;
-    for (const block of blocks.values()) {
+    for (const block of blocks) {
       const { reads, sets } = summary.get(block)!;
-      const live = reads | (liveOut(blocks, block) & ~sets);
+      const live = reads | (liveOut(block) & ~sets);
       if (live !== block.liveIn) {
         block.liveIn = live;
         changed = true;
@@ -214,13 +461,16 @@ function computeLiveness({ blocks }: Region): void {
   }
 }
 
+/** Flags that matter on the way along an edge. */
+export const liveAlong = (way: Edge): number => way.block?.liveIn ?? ALL_FLAGS;
+
 /** Flags that matter at the end of `block`. */
-export function liveOut(blocks: ReadonlyMap<number, Block>, block: Block): number {
-  const last = block.instructions[block.instructions.length - 1];
-  let live = 0;
-  if (block.fallThrough >= 0) live |= blocks.get(block.fallThrough)?.liveIn ?? ALL_FLAGS;
-  if (block.branchTarget >= 0) live |= blocks.get(block.branchTarget)?.liveIn ?? ALL_FLAGS;
-  // A branch out of the region, an indirect one, or an instruction that leaves.
-  const leaves = block.branchTarget < 0 && (isBranch(last.row) || block.fallThrough < 0);
-  return leaves ? ALL_FLAGS : live;
+function liveOut({ taken, fallThrough, instructions }: Block): number {
+  const { row } = instructions[instructions.length - 1];
+  // Indirect ones may go elsewhere.
+  let live = row.ends === true && !isDirect(row) ? ALL_FLAGS : 0;
+  if (isCall(row) && !isDirect(row)) live = ALL_FLAGS;
+  if (taken !== undefined) live |= liveAlong(taken);
+  if (fallThrough !== undefined) live |= liveAlong(fallThrough);
+  return taken === undefined && fallThrough === undefined ? ALL_FLAGS : live;
 }

@@ -128,13 +128,14 @@ export const cmpxchg8b: Definition = (x) => {
 export const cmpxchg16b: Definition = (x) => {
   const address = x.address(0);
   x.faultIf(address.toI32().and(15), Vector.GP, 0);
-  x.probeWrite(address, 16);
-  const low = x.load(8, address) as I64;
-  const high = x.load(8, address.add(8)) as I64;
-  const difference = x.f.let(low.xor(x.gpr(0) as I64).or(high.xor(x.gpr(2) as I64)));
-  const equal = x.f.let(difference.eqz());
-  x.store(8, address, choose(equal, x.gpr(3), low));
-  x.store(8, address.add(8), choose(equal, x.gpr(1), high));
+  const [expectedLow, expectedHigh] = [x.gpr(0) as I64, x.gpr(2) as I64];
+  const differs = (low: I64, high: I64) => low.xor(expectedLow).or(high.xor(expectedHigh));
+  const [low, high] = x.updatePair(address, (oldLow, oldHigh) => {
+    const equal = x.f.let(differs(oldLow, oldHigh).eqz());
+    return [choose(equal, x.gpr(3), oldLow) as I64, choose(equal, x.gpr(1), oldHigh) as I64];
+  });
+  const difference = x.f.let(differs(low, high));
+  const equal = difference.eqz();
   x.f.if(equal.eqz(), () => {
     x.setGpr(0, low);
     x.setGpr(2, high);

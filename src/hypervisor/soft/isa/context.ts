@@ -71,6 +71,11 @@ export interface InstrContext {
   write(i: number, value: Int): void;
   /** Read, change, write operand `i`; `change` gets the old value and gives the new one. LOCK makes it atomic. Gives [old, new]. */
   update(i: number, change: (old: Int) => Int): [Int, Int];
+  /**
+   * The same for 16 bytes, aligned, as two halves: `change` gets the old low and high half and gives the new ones. Gives the
+   * old ones.
+   */
+  updatePair(address: I64, change: (low: I64, high: I64) => [I64, I64]): [I64, I64];
   /** Linear address of memory operand `i` (i64), or its effective address for LEA. */
   address(i: number): I64;
   /** The immediate as stored in the record, sign-extended to 64 bits. */
@@ -158,6 +163,8 @@ export interface InstrContext {
   branch(condition?: I32): void;
   /** To RIP = `target`. Ends the path. */
   jump(target: I64): void;
+  /** As `jump`, to what an instruction without an immediate names: it often goes where it went before. */
+  jumpIndirect(target: I64): void;
   /** RIP of this instruction. */
   rip(): I64;
   /** RIP of the next instruction. */

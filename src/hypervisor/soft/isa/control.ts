@@ -1,4 +1,5 @@
 /** Control transfer (SDM vol. 1, 7.3.8) and instructions about time and interrupts that need no TypeScript. */
+import { pauseFunction } from "../smp/pause.js";
 import { Eflags, O, Seg, Vector } from "../vcpu-state.js";
 import { I32, I64, type Int } from "../wasm/expr.js";
 import type { Definition, InstrContext } from "./context.js";
@@ -63,14 +64,14 @@ const checkTarget = (x: InstrContext, target: I64) => x.faultIf(isBadTarget(x, t
 export const jmpIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
   checkTarget(x, target);
-  x.jump(target);
+  x.jumpIndirect(target);
 };
 
 export const callIndirect: Definition = (x) => {
   const target = x.f.let(x.read(0).toI64U());
   checkCall(x, target);
   pushNextRip(x);
-  x.jump(target);
+  x.jumpIndirect(target);
 };
 
 export const ret: Definition = (x) => {
@@ -134,8 +135,7 @@ export const sti: Definition = (x) => {
   });
 };
 
-/** PAUSE: a vCPU that spins looks whether others want something. */
-export const pause: Definition = () => {};
+export const pause: Definition = (x) => x.f.callVoid(x.shared(pauseFunction), x.cpu);
 
 const tscAllowed = (x: InstrContext) => {
   const disabled = x.field32(O.cr4).and(1 << 2);

@@ -2,6 +2,7 @@
  * Guest memory as operations in TypeScript reach it: through the page tables, with the faults that the processor raises.
  */
 import type { SharedMemory } from "../../../memory/shared-memory.js";
+import type { PageSharingMap } from "../smp/page-sharing.js";
 import { ACCESS_PENDING, GuestFault } from "../system/fault.js";
 import {
   AccessKind,
@@ -40,6 +41,7 @@ export class GuestAccess {
     readonly memory: SharedMemory,
     readonly state: VcpuState,
     readonly wasm: ColdExports,
+    readonly sharing: PageSharingMap,
     /** Told of each write, with guest-physical page, offset and length. */
     readonly onWrite: (page: number, offset: number, length: number) => void,
   ) {
@@ -87,7 +89,11 @@ export class GuestAccess {
   read64(va: bigint, kind: number): bigint {
     if ((va & 0xfffn) <= 4088n) {
       const linear = this.linear(this.physical(va, kind));
-      if (linear >= 0) return this.memory.data.getBigUint64(linear, true);
+      if (linear >= 0) {
+        return (linear & 7) === 0
+          ? this.memory.u64[linear >>> 3]
+          : this.memory.data.getBigUint64(linear, true);
+      }
     }
     return this.#read(va, 8, kind);
   }
@@ -113,19 +119,27 @@ export class GuestAccess {
     const room = PAGE - Number(va & 0xfffn);
     const first = this.physical(va, kind | AccessKind.WRITE);
     const second = bytes > room ? this.physical(va + BigInt(room), kind | AccessKind.WRITE) : 0;
-    for (let i = 0; i < bytes; i++) {
-      const pa = i < room ? first + i : second + (i - room);
-      this.#storeByte(pa, Number((value >> BigInt(8 * i)) & 0xffn));
+    if (bytes <= room) {
+      this.#store(first, bytes, value);
+      return;
     }
+    this.#store(first, room, value);
+    this.#store(second, bytes - room, value >> BigInt(8 * room));
   }
 
-  #storeByte(pa: number, value: number): void {
+  /** Store within a page; aligned words at once, as other vCPUs may look. */
+  #store(pa: number, bytes: number, value: bigint): void {
     const page = Math.floor(pa / PAGE);
     if (page >= PHYS_PAGES) return;
     const entry = this.memory.u32[(this.state.physMap >>> 2) + page];
     if (entry === 0 || (entry & PhysFlag.READONLY) !== 0) return;
-    this.memory.u8[((entry & ~0xfff) >>> 0) + (pa % PAGE)] = value;
-    if ((entry & (PhysFlag.CODE | PhysFlag.LOG_DIRTY)) !== 0) this.onWrite(page, pa % PAGE, 1);
+    const { u8, u32, u64 } = this.memory;
+    const at = ((entry & ~0xfff) >>> 0) + (pa % PAGE);
+    if (bytes === 8 && (at & 7) === 0) u64[at >>> 3] = BigInt.asUintN(64, value);
+    else if (bytes === 4 && (at & 3) === 0) u32[at >>> 2] = Number(value & 0xffff_ffffn);
+    else for (let i = 0; i < bytes; i++) u8[at + i] = Number((value >> BigInt(8 * i)) & 0xffn);
+    const seen = (entry & PhysFlag.LOG_DIRTY) !== 0 || this.sharing.ownersAfterStores(page) !== 0;
+    if (seen) this.onWrite(page, pa % PAGE, bytes);
   }
 
   // --- operands of instructions: MMIO, breakpoints and all ---

@@ -190,6 +190,7 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
       f.store32(cpu, I32.const(WALK_WRITABLE), O.walkFlags);
       f.return(I32.const(0));
     });
+    f.store64(cpu, load64(cpu, O.counters + 8 * Counter.WALK).add(1), O.counters + 8 * Counter.WALK);
     const longMode = f.let(load32(cpu, O.efer).and(Efer.LMA));
     f.if(longMode.or(load32(cpu, O.cr4).and(Cr4.PAE)).eqz(), () =>
       f.returnCall(walk32 as unknown as FuncRef, cpu, va, access),

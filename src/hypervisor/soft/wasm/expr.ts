@@ -642,6 +642,24 @@ export const atomicCmpxchg = (
   replacement: Int,
   offset = 0,
 ): Int => intOf(width, atomic(ATOMIC_RMW.cmpxchg, width, [address, expected, replacement], offset));
+/** Sleep while the u32 at `address` is `expected`, for at most `nanoseconds`: 0 woken, 1 not equal, 2 timed out. */
+export const atomicWait32 = (address: I32, expected: I32, nanoseconds: I64): I32 =>
+  new I32((w) => {
+    for (const operand of [address, expected, nanoseconds]) operand.emit(w);
+    w.u8(0xfe);
+    w.leb(1);
+    w.leb(2);
+    w.leb(0);
+  });
+/** Wake `count` threads that sleep at `address`: how many there were. */
+export const atomicNotify = (address: I32, count: I32): I32 =>
+  new I32((w) => {
+    for (const operand of [address, count]) operand.emit(w);
+    w.u8(0xfe);
+    w.leb(0);
+    w.leb(2);
+    w.leb(0);
+  });
 export const atomicFence: Emit = (w) => {
   w.u8(0xfe);
   w.leb(3);
