@@ -39,7 +39,7 @@ function commandLine({ kernel, params, defaultParams, quiet }: GuestSources, con
   return kernelCommandLine({
     quiet,
     params: [params],
-    ...(console === "serial" ? { console: "ttyS0" } : {}),
+    ...(console === "none" ? {} : { console: console === "serial" ? "ttyS0" : "hvc0" }),
   });
 }
 

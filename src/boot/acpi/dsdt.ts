@@ -38,7 +38,16 @@ import {
   when,
 } from "./aml.js";
 import type { Platform, SerialPort, VirtioMmioPlace } from "./platform.js";
-import { busNumbers, interruptLevel, io, ioWindow, irq, irqShared, memory32Fixed, memoryWindow } from "./resources.js";
+import {
+  busNumbers,
+  interruptLevel,
+  io,
+  ioWindow,
+  irq,
+  irqShared,
+  memory32Fixed,
+  memoryWindow,
+} from "./resources.js";
 
 /** _STA: present, enabled, shown in the user interface, functioning (6.3.7). */
 const STATUS_PRESENT = 0b1111;
