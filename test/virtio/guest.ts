@@ -52,6 +52,8 @@ export async function virtioGuest(
       "export PATH=/usr/sbin:/usr/bin:/sbin:/bin",
       "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev",
       ...loads,
+      // A console that is virtio's was not there when the kernel opened it.
+      "exec </dev/console >/dev/console 2>&1",
       "mkdir -p /mnt",
       "sleep 0.3",
       script,
