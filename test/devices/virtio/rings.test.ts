@@ -4,7 +4,17 @@ import { test } from "node:test";
 import { Feature, Status } from "../../../src/devices/virtio/constants.js";
 import { gpa } from "../../../src/memory/guest-memory.js";
 import { validateLocks } from "../support.js";
-import { Bench, type DriverRing, echoType, HIGH_RAM, PackedDriver, RAM_SIZE, RINGS, Rig, SplitDriver } from "./support.js";
+import {
+  Bench,
+  type DriverRing,
+  echoType,
+  HIGH_RAM,
+  type PackedDriver,
+  RAM_SIZE,
+  RINGS,
+  Rig,
+  SplitDriver,
+} from "./support.js";
 
 validateLocks();
 
@@ -73,7 +83,11 @@ for (const kind of RINGS) {
     const { rig, bench, ring } = setUp(kind, [INDIRECT_DESC]);
     for (const table of [TABLE, TABLE + 3]) {
       const id = ring.add(
-        [text(rig, DATA, "through "), text(rig, DATA + 64, "a table"), { address: OUT, length: 64, write: true }],
+        [
+          text(rig, DATA, "through "),
+          text(rig, DATA + 64, "a table"),
+          { address: OUT, length: 64, write: true },
+        ],
         { indirect: table },
       );
       bench.run();
@@ -175,8 +189,6 @@ for (const kind of RINGS) {
       const bench = new Bench(rig, echoType());
       bench.negotiate(kind.bits);
       const queue = bench.device.queues[0];
-      const driver = new kind.make(rig.ram, RING_BASE, 8);
-      void driver;
       queue.device.locked(() => queue.resize(8));
       queue.state.descriptors[0] = base;
       queue.state.driver[0] = RING_BASE;
@@ -325,7 +337,11 @@ test("packed: any queue size (2.8.10.1)", () => {
 test("packed: chains that go around the end of the ring (2.8.6)", () => {
   const { rig, bench, ring } = setUp(RINGS[1], [], 5);
   for (let i = 0; i < 20; i++) {
-    const id = ring.add([text(rig, DATA, "ab"), text(rig, DATA + 8, "cd"), { address: OUT, length: 9, write: true }]);
+    const id = ring.add([
+      text(rig, DATA, "ab"),
+      text(rig, DATA + 8, "cd"),
+      { address: OUT, length: 9, write: true },
+    ]);
     bench.run();
     assert.deepEqual(ring.used(), [{ id, length: 4 }]);
   }

@@ -58,7 +58,10 @@ export class Rig {
   checkGuards(): void {
     for (const [from, to] of this.#guarded()) {
       const bytes = this.memory.u8.subarray(from, to);
-      assert.ok(bytes.every((byte) => byte === GUARD), "memory outside of the guest's was written");
+      assert.ok(
+        bytes.every((byte) => byte === GUARD),
+        "memory outside of the guest's was written",
+      );
     }
   }
 
