@@ -1,5 +1,5 @@
 /** What devices stand on, for tests: a disk in memory, streams, sockets. */
-import { Duplex, PassThrough } from "node:stream";
+import { Duplex } from "node:stream";
 import { type Disk, DiskError } from "../../../src/backends/disk/disk.js";
 import type { PortStream } from "../../../src/devices/virtio/console-streams.js";
 import type { VsockHost } from "../../../src/devices/virtio/vsock.js";
@@ -95,12 +95,49 @@ export class FakeStream implements PortStream {
   }
 }
 
+/** One end of a socket in memory. */
+class SocketEnd extends Duplex {
+  other: SocketEnd | undefined;
+
+  constructor() {
+    super({ allowHalfOpen: true });
+    this.on("error", () => {});
+  }
+
+  override _read(): void {}
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.other?.push(chunk);
+    // As a socket's peer would, the other end takes only so much that nobody reads.
+    if ((this.other?.readableLength ?? 0) < 65536) done();
+    else this.other?.once("drained", done);
+  }
+
+  override read(size?: number): Buffer | null {
+    const data = super.read(size) as Buffer | null;
+    if (this.readableLength < 65536) this.emit("drained");
+    return data;
+  }
+
+  override _final(done: () => void): void {
+    this.other?.push(null);
+    done();
+  }
+
+  override _destroy(_error: Error | null, done: (error?: Error | null) => void): void {
+    const { other } = this;
+    if (other !== undefined && !other.destroyed) setImmediate(() => other.destroy());
+    done(null);
+  }
+}
+
 /** Both ends of a socket. */
 export function socketPair(): [Duplex, Duplex] {
-  const there = new PassThrough();
-  const back = new PassThrough();
-  const end = (readable: PassThrough, writable: PassThrough) => Duplex.from({ readable, writable });
-  return [end(back, there), end(there, back)];
+  const near = new SocketEnd();
+  const far = new SocketEnd();
+  near.other = far;
+  far.other = near;
+  return [near, far];
 }
 
 /** Ports in the set accept; the far ends of the streams are kept. */
@@ -115,8 +152,6 @@ export class FakeHost implements VsockHost {
       return;
     }
     const [near, far] = socketPair();
-    far.on("error", () => {});
-    near.on("error", () => {});
     this.accepted.push({ port, far });
     done(near);
   }
