@@ -137,7 +137,7 @@ export class VirtioDevices {
     const line = this.#line(gsi).input();
     if (config.virtioTransport === "mmio") {
       const base = VIRTIO_MMIO_BASE + VIRTIO_MMIO_SIZE * this.#served.length;
-      const transport = new VirtioMmio(allocator, device, line);
+      const transport = new VirtioMmio(allocator, device, line, vm, base);
       mmio.register({ owner: name, start: base, size: VIRTIO_MMIO_SIZE, device: transport, maxSize: 4 });
       this.#resets.push(() => transport.reset());
       this.mmioPlaces.push({ base, size: VIRTIO_MMIO_SIZE, gsi });

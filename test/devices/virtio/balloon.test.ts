@@ -16,7 +16,9 @@ for (const kind of RINGS) {
   const setUp = () => {
     const rig = new Rig();
     const released: [number, number][] = [];
-    const type = new BalloonDevice(rig.allocator, "balloon", (offset, length) => released.push([offset, length]));
+    const type = new BalloonDevice(rig.allocator, "balloon", (offset, length) =>
+      released.push([offset, length]),
+    );
     const bench = new Bench(rig, type);
     bench.negotiate([...kind.bits, ...Object.values(BalloonFeature)]);
     const rings = bench.device.queues.map((queue, i) => new kind.make(rig.ram, 0x1000 * (i + 1), 8, queue));
@@ -105,9 +107,15 @@ test("entropy fills what it is given and says how much (5.4.6)", () => {
   bench.negotiate([]);
   const ring = new RINGS[0].make(rig.ram, 0x1000, 8, bench.device.queues[0]);
   bench.driverOk();
-  ring.add([{ address: LIST, length: 64, write: true }, { address: LIST + 128, length: 64, write: true }]);
+  ring.add([
+    { address: LIST, length: 64, write: true },
+    { address: LIST + 128, length: 64, write: true },
+  ]);
   bench.run();
-  assert.deepEqual(ring.used().map(({ length }) => length), [128]);
+  assert.deepEqual(
+    ring.used().map(({ length }) => length),
+    [128],
+  );
   const bytes = rig.ram.bytes(gpa(LIST), 192);
   assert.ok(new Set(bytes.subarray(0, 64)).size > 20 && new Set(bytes.subarray(128)).size > 20);
   assert.ok(bytes.subarray(64, 128).every((byte) => byte === 0));

@@ -42,7 +42,11 @@ class BlkBench {
   }
 
   /** Make a request; its status and the used length are returned. */
-  request(type: number, sector: number | bigint, data: readonly Buffer_[]): { status: number; length: number } {
+  request(
+    type: number,
+    sector: number | bigint,
+    data: readonly Buffer_[],
+  ): { status: number; length: number } {
     this.rig.ram.writeU8(gpa(STATUS), 0xee);
     this.ring.add([this.header(type, sector), ...data, { address: STATUS, length: 1, write: true }]);
     this.bench.run();
@@ -63,7 +67,11 @@ test("reads, into one buffer and into many (5.2.6)", () => {
   const whole = blk.request(BlkRequest.IN, 3, [{ address: DATA, length: 4096, write: true }]);
   assert.deepEqual(whole, { status: OK, length: 4097 });
   assert.deepEqual(blk.bytes(4096), blk.disk.bytes.slice(3 * 512, 3 * 512 + 4096));
-  const pieces = Array.from({ length: 8 }, (_, i) => ({ address: DATA + 0x1000 * i, length: 512, write: true }));
+  const pieces = Array.from({ length: 8 }, (_, i) => ({
+    address: DATA + 0x1000 * i,
+    length: 512,
+    write: true,
+  }));
   assert.equal(blk.request(BlkRequest.IN, 9, pieces).status, OK);
   for (let i = 0; i < 8; i++) {
     const at = (9 + i) * 512;
@@ -74,7 +82,8 @@ test("reads, into one buffer and into many (5.2.6)", () => {
 test("writes, from one buffer and from many", () => {
   const blk = new BlkBench();
   const data = Uint8Array.from({ length: 6 * 512 }, (_, i) => i * 7);
-  for (let i = 0; i < 6; i++) blk.rig.ram.write(gpa(DATA + 0x1000 * i), data.subarray(512 * i, 512 * (i + 1)));
+  for (let i = 0; i < 6; i++)
+    blk.rig.ram.write(gpa(DATA + 0x1000 * i), data.subarray(512 * i, 512 * (i + 1)));
   const pieces = Array.from({ length: 6 }, (_, i) => ({ address: DATA + 0x1000 * i, length: 512 }));
   assert.deepEqual(blk.request(BlkRequest.OUT, 10, pieces), { status: OK, length: 1 });
   assert.deepEqual(blk.disk.bytes.slice(10 * 512, 16 * 512), data);
@@ -109,13 +118,19 @@ test("the capacity ends where it says (5.2.6.1)", () => {
   }
   const two = [{ address: DATA, length: 1024, write: true }];
   assert.equal(blk.request(BlkRequest.IN, SECTORS - 1, two).status, BlkStatus.IOERR);
-  assert.equal(blk.request(BlkRequest.OUT, SECTORS - 1, [{ address: DATA, length: 1024 }]).status, BlkStatus.IOERR);
+  assert.equal(
+    blk.request(BlkRequest.OUT, SECTORS - 1, [{ address: DATA, length: 1024 }]).status,
+    BlkStatus.IOERR,
+  );
   assert.ok(!blk.disk.log.some((line) => line.startsWith("write")));
 });
 
 test("lengths that are no whole sectors", () => {
   const blk = new BlkBench();
-  assert.equal(blk.request(BlkRequest.IN, 0, [{ address: DATA, length: 100, write: true }]).status, BlkStatus.IOERR);
+  assert.equal(
+    blk.request(BlkRequest.IN, 0, [{ address: DATA, length: 100, write: true }]).status,
+    BlkStatus.IOERR,
+  );
   assert.equal(blk.request(BlkRequest.OUT, 0, [{ address: DATA, length: 511 }]).status, BlkStatus.IOERR);
 });
 
@@ -135,7 +150,10 @@ test("the ID has 20 bytes, filled up with zeros (5.2.6.2)", () => {
   assert.equal(blk.request(BlkRequest.GET_ID, 0, [{ address: DATA, length: 4, write: true }]).status, OK);
 });
 
-function range(blk: BlkBench, entries: readonly (readonly [sector: number, sectors: number, flags: number])[]): Buffer_ {
+function range(
+  blk: BlkBench,
+  entries: readonly (readonly [sector: number, sectors: number, flags: number])[],
+): Buffer_ {
   entries.forEach(([sector, sectors, flags], i) => {
     blk.rig.ram.writeU64(gpa(DATA + 16 * i), BigInt(sector));
     blk.rig.ram.writeU32(gpa(DATA + 16 * i + 8), sectors);
@@ -147,10 +165,23 @@ function range(blk: BlkBench, entries: readonly (readonly [sector: number, secto
 test("discard and write zeroes (5.2.6.2)", () => {
   const blk = new BlkBench();
   const { DISCARD, WRITE_ZEROES } = BlkRequest;
-  assert.equal(blk.request(DISCARD, 0, [range(blk, [[8, 8, 0], [64, 16, 0]])]).status, OK);
+  assert.equal(
+    blk.request(DISCARD, 0, [
+      range(blk, [
+        [8, 8, 0],
+        [64, 16, 0],
+      ]),
+    ]).status,
+    OK,
+  );
   assert.equal(blk.request(WRITE_ZEROES, 0, [range(blk, [[16, 8, 0]])]).status, OK);
   assert.equal(blk.request(WRITE_ZEROES, 0, [range(blk, [[24, 8, 1]])]).status, OK);
-  assert.deepEqual(blk.disk.log, ["discard 4096 4096", "discard 32768 8192", "zeroes 8192 4096 false", "zeroes 12288 4096 true"]);
+  assert.deepEqual(blk.disk.log, [
+    "discard 4096 4096",
+    "discard 32768 8192",
+    "zeroes 8192 4096 false",
+    "zeroes 12288 4096 true",
+  ]);
 });
 
 test("discards and write zeroes that are no good change nothing", () => {
@@ -161,7 +192,14 @@ test("discards and write zeroes that are no good change nothing", () => {
     [DISCARD, [[0, 8, 2]], BlkStatus.UNSUPP],
     [WRITE_ZEROES, [[0, 8, 2]], BlkStatus.UNSUPP],
     [DISCARD, [[SECTORS - 1, 2, 0]], BlkStatus.IOERR],
-    [DISCARD, [[0, 8, 0], [SECTORS, 1, 0]], BlkStatus.IOERR],
+    [
+      DISCARD,
+      [
+        [0, 8, 0],
+        [SECTORS, 1, 0],
+      ],
+      BlkStatus.IOERR,
+    ],
     [WRITE_ZEROES, [[0, 0xffffffff, 0]], BlkStatus.IOERR],
     [DISCARD, Array.from({ length: 33 }, () => [0, 8, 0]), BlkStatus.UNSUPP],
   ] as [number, [number, number, number][], number][]) {
@@ -209,7 +247,10 @@ test("without FLUSH, and with the cache off, writes are flushed (5.2.6.2)", () =
 test("requests that are too short are answered where they can be", () => {
   const blk = new BlkBench();
   blk.rig.ram.writeU8(gpa(STATUS), 0xee);
-  blk.ring.add([{ address: HEADER, length: 15 }, { address: STATUS, length: 1, write: true }]);
+  blk.ring.add([
+    { address: HEADER, length: 15 },
+    { address: STATUS, length: 1, write: true },
+  ]);
   blk.bench.run();
   assert.equal(blk.rig.ram.readU8(gpa(STATUS)), BlkStatus.IOERR);
   blk.ring.used();

@@ -28,7 +28,9 @@ class ConsoleBench {
     });
     this.bench = new Bench(this.rig, this.type);
     this.bench.negotiate(features);
-    this.rings = this.bench.device.queues.map((queue, i) => new SplitDriver(this.rig.ram, 0x1000 * (i + 1), 16, queue));
+    this.rings = this.bench.device.queues.map(
+      (queue, i) => new SplitDriver(this.rig.ram, 0x1000 * (i + 1), 16, queue),
+    );
     this.bench.driverOk();
   }
 
@@ -135,10 +137,17 @@ test("several ports: how they are announced and opened (5.3.6.2)", () => {
   assert.equal(many.bench.device.readConfig(4, 4), 3);
   many.type.resize(80, 25);
   many.streams[2].connected = false;
-  assert.deepEqual(many.messages().map(({ event }) => event), [RESIZE], "the size came before everything");
+  assert.deepEqual(
+    many.messages().map(({ event }) => event),
+    [RESIZE],
+    "the size came before everything",
+  );
   many.control(0, DEVICE_READY, 1);
   assert.deepEqual(
-    many.messages().filter(({ event }) => event === DEVICE_ADD).map(({ id }) => id),
+    many
+      .messages()
+      .filter(({ event }) => event === DEVICE_ADD)
+      .map(({ id }) => id),
     [0, 1, 2],
   );
   many.control(0, PORT_READY, 1);
@@ -170,14 +179,23 @@ test("several ports: data waits until the guest has the port open", () => {
   many.control(1, ConsoleEvent.PORT_OPEN, 1);
   assert.equal(many.streams[1].opened, true);
   many.bench.run();
-  assert.deepEqual(many.rings[4].used().map(({ length }) => length), [4]);
+  assert.deepEqual(
+    many.rings[4].used().map(({ length }) => length),
+    [4],
+  );
   many.send(5, "from the port");
   assert.equal(many.streams[1].sent, "from the port");
 });
 
 test("control messages that make no sense are left alone", () => {
   const many = new ConsoleBench(["a"], [...ALL, ConsoleFeature.MULTIPORT]);
-  for (const [id, event, value] of [[9, 3, 1], [0xffffffff, 6, 1], [0, 77, 1], [0, 3, 0]]) many.control(id, event, value);
+  for (const [id, event, value] of [
+    [9, 3, 1],
+    [0xffffffff, 6, 1],
+    [0, 77, 1],
+    [0, 3, 0],
+  ])
+    many.control(id, event, value);
   many.send(3, "short");
   assert.ok(!many.bench.needsReset);
 });

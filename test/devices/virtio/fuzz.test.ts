@@ -18,7 +18,7 @@ import { VsockDevice } from "../../../src/devices/virtio/vsock.js";
 import { gpa } from "../../../src/memory/guest-memory.js";
 import { RecordedLine, random, validateLocks } from "../support.js";
 import { FakeHost, FakeStream, MemoryDisk } from "./fakes.js";
-import { Bench, echoType, HIGH_RAM, RAM_SIZE, RINGS, Rig } from "./support.js";
+import { BellVm, Bench, echoType, HIGH_RAM, RAM_SIZE, RINGS, Rig } from "./support.js";
 
 validateLocks();
 
@@ -265,12 +265,12 @@ for (const [kind, make] of Object.entries(TYPES)) {
       attach?.(device);
       const line = new RecordedLine();
       let messages = 0;
-      const vm = {
+      const vm = Object.assign(new BellVm(), {
         signalMsi: () => {
           messages++;
           if (messages % 3 === 0) throw new Error("KVM refuses some messages");
         },
-      };
+      });
       const pci = new VirtioPci(rig.allocator, { device, flavour, vm, line });
       pci.reset();
       fuzz((chance) => {
@@ -307,7 +307,7 @@ for (const [kind, make] of Object.entries(TYPES)) {
     const { type, attach } = make(rig);
     const device = rig.device(type);
     attach?.(device);
-    const mmio = new VirtioMmio(rig.allocator, device, new RecordedLine());
+    const mmio = new VirtioMmio(rig.allocator, device, new RecordedLine(), new BellVm(), 0xfe000000);
     mmio.reset();
     fuzz((chance) => {
       for (let i = 0; i < 200; i++) {

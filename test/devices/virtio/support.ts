@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { Feature, featureWords, Status } from "../../../src/devices/virtio/constants.js";
 import { type DeviceType, type IoThread, VirtioDevice } from "../../../src/devices/virtio/device.js";
 import type { Queue } from "../../../src/devices/virtio/queue.js";
+import type { Doorbell } from "../../../src/hypervisor/seam.js";
 import { GuestMemory, gpa } from "../../../src/memory/guest-memory.js";
 import { SharedMemory } from "../../../src/memory/shared-memory.js";
 import { StateAllocator } from "../../../src/memory/state-allocator.js";
@@ -76,6 +77,22 @@ export class Rig {
     });
     if (reset) device.reset();
     return device;
+  }
+}
+
+/** Remembers doorbells; two at one address are refused, as KVM does. */
+export class BellVm {
+  readonly bells: Doorbell[] = [];
+
+  addDoorbell(bell: Doorbell): void {
+    if (this.bells.some(({ address }) => address === bell.address)) throw new Error("EEXIST");
+    this.bells.push(bell);
+  }
+
+  removeDoorbell(bell: Doorbell): boolean {
+    const at = this.bells.findIndex(({ address, space }) => address === bell.address && space === bell.space);
+    if (at >= 0) this.bells.splice(at, 1);
+    return at >= 0;
   }
 }
 

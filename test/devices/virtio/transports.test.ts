@@ -2,16 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { AccessSize, BusDevice } from "../../../src/devices/bus.js";
+import { BlkDevice } from "../../../src/devices/virtio/blk.js";
 import { Status } from "../../../src/devices/virtio/constants.js";
 import type { DeviceType } from "../../../src/devices/virtio/device.js";
 import { MmioRegister, VirtioMmio } from "../../../src/devices/virtio/mmio.js";
 import { type PciFlavour, VirtioPci } from "../../../src/devices/virtio/pci.js";
-import { BlkDevice } from "../../../src/devices/virtio/blk.js";
 import type { Msi } from "../../../src/hypervisor/seam.js";
 import { gpa } from "../../../src/memory/guest-memory.js";
 import { RecordedLine, validateLocks } from "../support.js";
 import { MemoryDisk } from "./fakes.js";
-import { echoType, Rig, SplitDriver } from "./support.js";
+import { BellVm, echoType, Rig, SplitDriver } from "./support.js";
 
 validateLocks();
 
@@ -30,11 +30,12 @@ class PciBench {
   readonly rig = new Rig();
   readonly line = new RecordedLine();
   readonly messages: Msi[] = [];
+  readonly bells = new BellVm();
   readonly pci: VirtioPci;
 
   constructor(flavour: PciFlavour, type = blkType(this.rig)) {
     const device = this.rig.device(type);
-    const vm = { signalMsi: (msi: Msi) => void this.messages.push(msi) };
+    const vm = Object.assign(this.bells, { signalMsi: (msi: Msi) => void this.messages.push(msi) });
     this.pci = new VirtioPci(this.rig.allocator, { device, flavour, vm, line: this.line });
     this.pci.reset();
   }
@@ -51,7 +52,10 @@ class PciBench {
 
   /** Vendor-specific capabilities by their type (4.1.4). */
   structures(): Map<number, { bar: number; offset: number; length: number; at: number; size: number }> {
-    const found = new Map<number, { bar: number; offset: number; length: number; at: number; size: number }>();
+    const found = new Map<
+      number,
+      { bar: number; offset: number; length: number; at: number; size: number }
+    >();
     const { pci } = this;
     for (let at = pci.readConfig(0x34, 1), i = 0; at !== 0 && i < 32; at = pci.readConfig(at + 1, 1), i++) {
       if (pci.readConfig(at, 1) !== 9) continue;
@@ -74,7 +78,8 @@ class PciBench {
     return {
       ...found,
       read: (offset: number, size: AccessSize) => device.read(found.offset + offset, size),
-      write: (offset: number, size: AccessSize, value: number) => device.write(found.offset + offset, size, value),
+      write: (offset: number, size: AccessSize, value: number) =>
+        device.write(found.offset + offset, size, value),
     };
   }
 
@@ -165,7 +170,10 @@ test("modern: a queue is served after its notification, with INTx (4.1.5.3, 4.1.
   const bench = new PciBench("modern", echoType());
   const driver = start(bench);
   bench.rig.ram.write(gpa(DATA), Buffer.from("ping"));
-  driver.add([{ address: DATA, length: 4 }, { address: DATA + 64, length: 4, write: true }]);
+  driver.add([
+    { address: DATA, length: 4 },
+    { address: DATA + 64, length: 4, write: true },
+  ]);
   const rings = bench.rig.rings;
   bench.structure(2).write(0, 2, 0);
   assert.equal(bench.rig.rings, rings + 1);
@@ -295,7 +303,14 @@ test("modern: accesses by configuration space alone (4.1.4.9)", () => {
   pci.writeConfig(at + 16, 4, ACKNOWLEDGE);
   assert.equal(bench.device.status, ACKNOWLEDGE);
   assert.equal(pci.readConfig(at + 16, 1), ACKNOWLEDGE);
-  for (const [bar, offset, length] of [[2, 0, 4], [4, 0x4000, 4], [4, 1, 4], [4, 0, 3], [4, 0, 8], [0xff, 0, 1]]) {
+  for (const [bar, offset, length] of [
+    [2, 0, 4],
+    [4, 0x4000, 4],
+    [4, 1, 4],
+    [4, 0, 3],
+    [4, 0, 8],
+    [0xff, 0, 1],
+  ]) {
     pci.writeConfig(at + 4, 1, bar);
     pci.writeConfig(at + 8, 4, offset);
     pci.writeConfig(at + 12, 4, length);
@@ -313,6 +328,36 @@ test("accesses of other widths than the registers' give their parts", () => {
   common.write(8, 1, 1);
   assert.equal(common.read(8, 4), 1);
   assert.equal(common.read(19, 1), 0);
+});
+
+test("doorbells are where the driver's notifications go, while it is there", () => {
+  const modern = new PciBench("modern", echoType());
+  const { bells } = modern.bells;
+  modern.pci.writeConfig(0x20, 4, 0xc0000000);
+  modern.pci.writeConfig(4, 2, 2);
+  assert.deepEqual(bells, []);
+  start(modern);
+  const { offset } = modern.structures().get(2)!;
+  const bell = { space: "mmio", size: 2, word: modern.rig.io.word } as const;
+  assert.deepEqual(bells, [{ ...bell, address: 0xc0000000 + offset }]);
+  modern.pci.writeConfig(0x20, 4, 0xd0000000);
+  assert.deepEqual(bells, [{ ...bell, address: 0xd0000000 + offset }]);
+  modern.pci.writeConfig(4, 2, 0);
+  assert.deepEqual(bells, []);
+  // Where another device is already, there is none, and nothing else happens.
+  modern.bells.addDoorbell({ ...bell, address: 0xd0000000 + offset });
+  modern.pci.writeConfig(4, 2, 2);
+  assert.equal(bells.length, 1);
+  modern.structure(1).write(20, 1, 0);
+  assert.equal(bells.length, 1);
+
+  const legacy = new PciBench("legacy", echoType());
+  legacy.pci.writeConfig(0x10, 4, 0x1000);
+  legacy.pci.writeConfig(4, 2, 1);
+  legacy.region(0).write(18, 1, ACKNOWLEDGE | DRIVER);
+  assert.deepEqual(legacy.bells.bells, [
+    { space: "port", size: 2, word: legacy.rig.io.word, address: 0x1010 },
+  ]);
 });
 
 test("legacy: set up by page number, without FEATURES_OK, served before DRIVER_OK (3.1.2, 4.1.4.8)", () => {
@@ -335,7 +380,10 @@ test("legacy: set up by page number, without FEATURES_OK, served before DRIVER_O
     const driver = new SplitDriver(bench.rig.ram, base, size);
     const used = base + ((16 * size + 6 + 2 * size + 4095) & ~4095);
     bench.rig.ram.write(gpa(DATA), Buffer.from("old"));
-    driver.add([{ address: DATA, length: 3 }, { address: DATA + 16, length: 3, write: true }]);
+    driver.add([
+      { address: DATA, length: 3 },
+      { address: DATA + 16, length: 3, write: true },
+    ]);
     io.write(16, 2, 0);
     bench.device.serve();
     assert.equal(bench.rig.ram.readU16(gpa(used + 2)), 1);
@@ -378,8 +426,9 @@ test("transitional: a modern driver gets the modern interface after a legacy one
 class MmioBench {
   readonly rig = new Rig();
   readonly line = new RecordedLine();
+  readonly bells = new BellVm();
   readonly device = this.rig.device(echoType());
-  readonly mmio = new VirtioMmio(this.rig.allocator, this.device, this.line);
+  readonly mmio = new VirtioMmio(this.rig.allocator, this.device, this.line, this.bells, 0xfe000000);
 
   constructor() {
     this.mmio.reset();

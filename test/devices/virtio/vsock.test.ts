@@ -3,9 +3,15 @@ import assert from "node:assert/strict";
 import type { Duplex } from "node:stream";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import { BUFFER_ALLOCATION } from "../../../src/devices/virtio/vsock-connection.js";
-import { readHeader, VSOCK_HEADER_SIZE, type VsockHeader, VsockOp, writeHeader } from "../../../src/devices/virtio/vsock-packet.js";
 import { VsockDevice } from "../../../src/devices/virtio/vsock.js";
+import { BUFFER_ALLOCATION } from "../../../src/devices/virtio/vsock-connection.js";
+import {
+  readHeader,
+  VSOCK_HEADER_SIZE,
+  type VsockHeader,
+  VsockOp,
+  writeHeader,
+} from "../../../src/devices/virtio/vsock-packet.js";
 import { gpa } from "../../../src/memory/guest-memory.js";
 import { validateLocks } from "../support.js";
 import { FakeHost, socketPair } from "./fakes.js";
@@ -118,7 +124,18 @@ test("the guest opens a stream, data goes both ways (5.10.6.4, 5.10.6.5)", async
   assert.equal(packet.data, "and hello to you");
   assert.deepEqual(
     { ...packet.header, bufferAllocation: 0 },
-    { sourceCid: 2n, targetCid: BigInt(CID), sourcePort: PORT, targetPort: 50, length: 16, type: 1, op: 5, flags: 0, bufferAllocation: 0, forwardCount: 5 },
+    {
+      sourceCid: 2n,
+      targetCid: BigInt(CID),
+      sourcePort: PORT,
+      targetPort: 50,
+      length: 16,
+      type: 1,
+      op: 5,
+      flags: 0,
+      bufferAllocation: 0,
+      forwardCount: 5,
+    },
   );
   assert.equal(packet.header.bufferAllocation, BUFFER_ALLOCATION);
 });
@@ -240,7 +257,12 @@ test("the host's end closes: the guest hears of it, behind the last data", async
 });
 
 test("a second request for a stream that is there, lengths that lie, unknown operations: resets", async () => {
-  for (const fields of [{ op: VsockOp.REQUEST }, { op: VsockOp.RW, length: 500 }, { op: 77 }, { op: VsockOp.RESPONSE }]) {
+  for (const fields of [
+    { op: VsockOp.REQUEST },
+    { op: VsockOp.RW, length: 500 },
+    { op: 77 },
+    { op: VsockOp.RESPONSE },
+  ]) {
     const vsock = new VsockBench();
     await vsock.open();
     vsock.send(fields, "data");
