@@ -176,7 +176,7 @@ export class Machine {
     checkConfig(config);
     const { name, cpus, ramBytes } = config;
     options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
-    const guest = await resolveGuest(options, options.progress);
+    const guest = await resolveGuest(options, options.progress, (text) => options.log?.("warning", text));
     const ttyPorts = new TtyPorts(config.ttys);
     let machine: Machine;
     try {

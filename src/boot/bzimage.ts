@@ -110,6 +110,11 @@ export async function loadBzImage(context: LoadContext): Promise<BootState> {
   return loadWhole(context, header);
 }
 
+/** The kernel inside a bzImage, an ELF file; undefined where it cannot be got at. Throws `BootError`. */
+export async function kernelInside(file: Uint8Array, name: string): Promise<Uint8Array | undefined> {
+  return await unpackKernel(parseHeader(file, name), name);
+}
+
 /**
  * The ELF file inside, or undefined where the header or the payload is of no form known here: the image's own code
  * will know. A payload that is damaged is an error, because that code would only fail in the guest.

@@ -25,6 +25,8 @@ const FALLBACK_SUITE = "bookworm";
 const SUITE_NAME = /^[a-z]+(-backports)?$/;
 const PACKAGE_NAME = /^[a-z0-9][a-z0-9+.-]+$/;
 const PROGRESS_INTERVAL_MS = 200;
+/** Of a tool's messages so much is kept. */
+const MESSAGE_LIMIT = 65536;
 /** apt-cache's answers are a few kB. */
 const OUTPUT_LIMIT = 16 * 1024 * 1024;
 
@@ -209,23 +211,28 @@ export class PackageSource {
   }
 }
 
+/** What GNU tar says where a pattern matches nothing. */
+const NO_MATCH = /: Not found in archive$|: Exiting with failure status due to previous errors$/;
+
 /**
  * Unpacks the files of the package file `deb` that match one of `patterns` (tar's wildcards, `./boot/*`) into
- * `directory`.
+ * `directory`. `optional`: patterns may match nothing.
  */
 export async function extractPackage(
   deb: string,
   directory: string,
   patterns: readonly string[],
+  { optional = false } = {},
 ): Promise<void> {
   const unpack = spawn("dpkg-deb", ["--fsys-tarfile", deb], { stdio: ["ignore", "pipe", "pipe"] });
   const tar = spawn("tar", ["-x", "-C", directory, "--no-same-owner", "--wildcards", ...patterns], {
     stdio: ["pipe", "ignore", "pipe"],
+    env: { ...process.env, LC_ALL: "C" },
   });
   let messages = "";
   for (const child of [unpack, tar]) {
     child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      messages = (messages + text).slice(0, 4096);
+      messages = (messages + text).slice(0, MESSAGE_LIMIT);
     });
   }
   const ended = [unpack, tar].map(
@@ -240,7 +247,10 @@ export async function extractPackage(
     throw new BootError(`cannot unpack ${path.basename(deb)}: ${error.message}`);
   });
   await piped;
-  if (statuses.some((status) => status !== 0)) {
+  const [unpacked, extracted] = statuses;
+  const lines = messages.split("\n").filter((line) => line !== "");
+  const complete = extracted === 0 || (optional && lines.every((line) => NO_MATCH.test(line)));
+  if (unpacked !== 0 || !complete) {
     throw new BootError(`cannot unpack ${path.basename(deb)}: ${lastLine(messages)}`);
   }
 }

@@ -1,5 +1,6 @@
 /** The /init script of the default guest: the guest's first process, run by busybox's shell. */
 import { GUEST_COMMAND_FILE, GUEST_ENVIRONMENT_FILE, GUEST_STATUS_PROGRAM } from "./guest-command.js";
+import { MODULE_DIRECTORY, MODULE_ORDER, ROOT_INIT_FILE } from "./root-init.js";
 
 /**
  * Not `exec`ed into the shell: when the shell or the command ends, the machine is powered off, where the end of
@@ -13,13 +14,22 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 # A kernel without devtmpfs (small ones of developers) still names its devices in /sys.
 mount -t devtmpfs devtmpfs /dev || mdev -s
+[ -e /bin/ls ] || /bin/busybox --install -s /bin
+[ -r ${GUEST_ENVIRONMENT_FILE} ] && . ${GUEST_ENVIRONMENT_FILE}
+if [ -r ${MODULE_ORDER} ]; then
+  while read -r module; do
+    insmod ${MODULE_DIRECTORY}/$module || echo "nlkt: the kernel does not take its module $module" >&2
+  done <${MODULE_ORDER}
+  # A virtio console was not there when the kernel opened this process's input and output.
+  [ -c /dev/hvc0 ] && exec </dev/console >/dev/console 2>&1
+fi
+[ -r ${ROOT_INIT_FILE} ] && . ${ROOT_INIT_FILE}
+
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
-[ -e /bin/ls ] || /bin/busybox --install -s /bin
 hostname nlkt
 ip link set lo up
 
-[ -r ${GUEST_ENVIRONMENT_FILE} ] && . ${GUEST_ENVIRONMENT_FILE}
 [ -n "$NLKT_ROWS" ] && stty rows "$NLKT_ROWS" columns "$NLKT_COLUMNS"
 cd /root
 

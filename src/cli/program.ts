@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { ExitCode } from "../machine/exit-status.js";
 import { consoleCommand } from "./console.js";
 import { debugCommand } from "./debug.js";
+import { imageCommand } from "./image.js";
 import { kernelCommand } from "./kernel.js";
 import { lifeCommands } from "./life-commands.js";
 import { listCommand } from "./list.js";
@@ -43,6 +44,7 @@ export async function main(args: readonly string[]): Promise<number> {
   for (const command of lifeCommands(finish)) program.addCommand(command);
   program.addCommand(debugCommand(finish));
   program.addCommand(consoleCommand(finish));
+  program.addCommand(imageCommand(finish));
   program.addCommand(kernelCommand());
   program.addCommand(versionCommand());
   for (const command of allCommands(program)) {

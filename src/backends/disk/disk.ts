@@ -44,6 +44,12 @@ export interface Disk {
   close(): void;
 }
 
+/** A disk over image files, which can be copied without reading what it does not have. */
+export interface ImageDisk extends Disk {
+  /** How many of at most `limit` bytes at `offset` are alike, and whether they are zeros that need not be read. */
+  extent(offset: number, limit: number): { length: number; zero: boolean };
+}
+
 export const SECTOR_SIZE = 512;
 
 /** Throws `DiskError` for a range that is not inside the disk. */

@@ -3,9 +3,9 @@
  *
  * A backing file is opened for reading only, whatever it is.
  */
-import { existsSync, linkSync, rmSync } from "node:fs";
+import { existsSync, linkSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
-import { type Disk, DiskError } from "./disk.js";
+import { DiskError, type ImageDisk } from "./disk.js";
 import { HostFile } from "./host-file.js";
 import { repairDirty } from "./qcow2/check.js";
 import { createQcow2 } from "./qcow2/create.js";
@@ -101,7 +101,7 @@ async function openChain(
   guessed: boolean,
   spec: Pick<DiskSpec, "snapshot" | "lock">,
   seen: readonly string[],
-): Promise<Disk> {
+): Promise<ImageDisk> {
   const { file, format } = image;
   if (format === "raw") {
     if (spec.snapshot !== undefined) throw new DiskError(`${file.path}: a raw image has no snapshots`);
@@ -127,12 +127,16 @@ async function openBacking(
   header: Qcow2Header,
   lock: boolean,
   seen: readonly string[],
-): Promise<Disk | undefined> {
+): Promise<ImageDisk | undefined> {
   if (header.backingFile === undefined) return undefined;
   const name = resolveBacking(overlay.path, header.backingFile);
   const where = `${overlay.path}: its backing file`;
   if (seen.length >= MAX_CHAIN) throw new DiskError(`${where} is the ${MAX_CHAIN}th in a row: too many`);
   const format = backingFormat(overlay.path, header.backingFormat);
+  const identity = identityOf(name);
+  if (identity !== undefined && seen.includes(identity)) {
+    throw new DiskError(`${where} ${name} has the image itself as a backing file: a loop`);
+  }
   let image: OpenImage;
   try {
     image = openImage(name, false, format, lock);
@@ -140,9 +144,6 @@ async function openBacking(
     throw error instanceof DiskError ? new DiskError(`${where}: ${error.message}`) : error;
   }
   try {
-    if (seen.includes(image.file.identity())) {
-      throw new DiskError(`${where} ${name} has the image itself as a backing file: a loop`);
-    }
     return await openChain(image, format === undefined, { lock }, seen);
   } catch (error) {
     image.file.close();
@@ -166,7 +167,7 @@ function backingFormat(overlay: string, format: string | undefined): DiskFormat 
 }
 
 /** Opens a disk and locks its files. Throws `DiskError`, one line that names the file and what is wrong with it. */
-export async function openDisk(spec: DiskSpec): Promise<Disk> {
+export async function openDisk(spec: DiskSpec): Promise<ImageDisk> {
   const { file: name, cow, format } = spec;
   if (cow === undefined) {
     const write = spec.readOnly !== true && spec.snapshot === undefined;
@@ -195,7 +196,7 @@ async function openPlain(
   write: boolean,
   format: DiskFormat | undefined,
   spec: Pick<DiskSpec, "snapshot" | "lock">,
-): Promise<Disk> {
+): Promise<ImageDisk> {
   const image = openImage(name, write, format, spec.lock ?? true);
   try {
     return await openChain(image, format === undefined, spec, []);
@@ -206,15 +207,14 @@ async function openPlain(
 }
 
 /** The overlay `overlay` of the spec's file, made where it is not there yet. */
-async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<Disk> {
+async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<ImageDisk> {
   if (spec.snapshot !== undefined) throw new DiskError(`${spec.file}: cow=FILE cannot be over a snapshot`);
   if (!existsSync(overlay)) await createOverlay(spec, overlay);
   const image = openImage(overlay, true, "qcow2", true);
   try {
     const { backingFile } = readHeader(image.file);
-    const below = HostFile.open(spec.file, { write: false, lock: false });
-    const wanted = below.identity();
-    below.close();
+    const wanted = identityOf(spec.file);
+    if (wanted === undefined) throw new DiskError(`${spec.file}: no such file`);
     const found = backingFile && identityOf(resolveBacking(overlay, backingFile));
     if (found !== wanted) {
       const what =
@@ -228,14 +228,10 @@ async function openNamedOverlay(spec: DiskSpec, overlay: string): Promise<Disk> 
   }
 }
 
+/** As `HostFile.identity`, without opening. */
 function identityOf(name: string): string | undefined {
-  if (!existsSync(name)) return undefined;
-  const file = HostFile.open(name, { write: false, lock: false });
-  try {
-    return file.identity();
-  } finally {
-    file.close();
-  }
+  const status = statSync(name, { bigint: true, throwIfNoEntry: false });
+  return status && `${status.dev}:${status.ino}`;
 }
 
 async function createOverlay(spec: DiskSpec, overlay: string): Promise<void> {

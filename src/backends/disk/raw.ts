@@ -1,5 +1,5 @@
 /** Raw images: the file's bytes are the disk's. Holes stay holes. */
-import { checkRange, type Disk, DiskError, SECTOR_SIZE } from "./disk.js";
+import { checkRange, DiskError, type ImageDisk, SECTOR_SIZE } from "./disk.js";
 import type { HostFile } from "./host-file.js";
 
 /** First bytes of the formats that an image's format is guessed by: see `RawDisk`'s `guessed`. */
@@ -7,7 +7,7 @@ const GUESSED_MAGIC = [0x51, 0x46, 0x49, 0xfb] as const; // "QFI\xfb"
 
 const ZERO_CHECK = new Uint8Array(4096);
 
-export class RawDisk implements Disk {
+export class RawDisk implements ImageDisk {
   readonly readOnly: boolean;
   readonly blockSize: number;
   readonly discardGranularity: number;
@@ -34,6 +34,14 @@ export class RawDisk implements Disk {
   read(offset: number, target: Uint8Array): void {
     checkRange(this, offset, target.length);
     this.file.read(offset, target);
+  }
+
+  extent(offset: number, limit: number): { length: number; zero: boolean } {
+    checkRange(this, offset, limit);
+    const data = this.file.nextData(offset);
+    if (data === undefined || data.start >= offset + limit) return { length: limit, zero: true };
+    if (data.start > offset) return { length: data.start - offset, zero: true };
+    return { length: Math.min(limit, data.end - offset), zero: false };
   }
 
   write(offset: number, source: Uint8Array): void {

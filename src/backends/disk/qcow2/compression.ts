@@ -3,16 +3,15 @@
  * "Compressed Clusters Descriptor").
  */
 import * as zlib from "node:zlib";
-import { ZSTDDecoder } from "zstddec";
+import { zstdUnpacker } from "../../zstd.js";
 import type { CompressionType } from "./header.js";
 
 /** Node has zstd from 22.15 on. */
 interface ZlibWithZstd {
   zstdCompressSync?(data: Uint8Array): Buffer;
-  zstdDecompressSync?(data: Uint8Array, options: { maxOutputLength: number }): Buffer;
 }
 
-const { zstdCompressSync, zstdDecompressSync } = zlib as ZlibWithZstd;
+const { zstdCompressSync } = zlib as ZlibWithZstd;
 
 /** Unpacks one cluster; null where the data does not unpack to `clusterSize` bytes. */
 export type Decompress = (data: Uint8Array, clusterSize: number) => Uint8Array | null;
@@ -38,47 +37,11 @@ function inflate(data: Uint8Array, clusterSize: number): Uint8Array | null {
   }
 }
 
-const ZSTD_MAGIC = 0xfd2fb528;
-const MAX_ZSTD_BLOCK = 128 * 1024;
-
-/** The length of the zstd frame that `data` starts with, or null (RFC 8878, 3.1.1). */
-function zstdFrameLength(data: Uint8Array): number | null {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  if (data.length < 6 || view.getUint32(0, true) !== ZSTD_MAGIC) return null;
-  const descriptor = data[4];
-  const singleSegment = (descriptor & 0x20) !== 0;
-  const dictionaryId = [0, 1, 2, 4][descriptor & 3];
-  const contentSize = [singleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6];
-  const checksum = (descriptor & 4) !== 0 ? 4 : 0;
-  let at = 5 + (singleSegment ? 0 : 1) + dictionaryId + contentSize;
-  for (;;) {
-    if (at + 3 > data.length) return null;
-    const header = data[at] | (data[at + 1] << 8) | (data[at + 2] << 16);
-    const type = (header >> 1) & 3;
-    const size = header >> 3;
-    // 1: one byte, repeated `size` times. 3: reserved.
-    if (type === 3 || size > MAX_ZSTD_BLOCK) return null;
-    at += 3 + (type === 1 ? 1 : size);
-    if ((header & 1) !== 0) break;
-  }
-  at += checksum;
-  return at <= data.length ? at : null;
-}
-
 async function zstdDecompressor(): Promise<Decompress> {
-  let unpack: (data: Uint8Array, clusterSize: number) => Uint8Array;
-  if (zstdDecompressSync !== undefined) {
-    unpack = (data, clusterSize) => zstdDecompressSync(data, { maxOutputLength: clusterSize });
-  } else {
-    const decoder = new ZSTDDecoder();
-    await decoder.init();
-    unpack = (data, clusterSize) => decoder.decode(data, clusterSize);
-  }
+  const unpack = await zstdUnpacker();
   return (data, clusterSize) => {
-    const length = zstdFrameLength(data);
-    if (length === null) return null;
     try {
-      const cluster = unpack(data.subarray(0, length), clusterSize);
+      const cluster = unpack(data, clusterSize);
       return cluster.length === clusterSize ? cluster : null;
     } catch {
       return null;

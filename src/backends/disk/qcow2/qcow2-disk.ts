@@ -12,7 +12,7 @@
  *
  * Document: QEMU, docs/interop/qcow2.rst.
  */
-import { checkRange, type Disk, DiskError, SECTOR_SIZE } from "../disk.js";
+import { checkRange, type Disk, DiskError, type ImageDisk, SECTOR_SIZE } from "../disk.js";
 import type { HostFile } from "../host-file.js";
 import type { Compress, Decompress } from "./compression.js";
 import { decompressor } from "./compression.js";
@@ -50,7 +50,7 @@ export interface Qcow2Options {
   readonly volatile?: boolean;
 }
 
-export class Qcow2Disk implements Disk {
+export class Qcow2Disk implements ImageDisk {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockSize: number;
@@ -170,13 +170,13 @@ export class Qcow2Disk implements Disk {
    * What the disk has at `offset`, for copying: how many of at most `limit` bytes are alike, and whether they are
    * zeros that need not be read.
    */
-  extent(offset: number, limit: number): { length: number; zero: boolean; inBacking: boolean } {
+  extent(offset: number, limit: number): { length: number; zero: boolean } {
     checkRange(this, offset, limit);
     this.#find(offset, limit);
     const inBacking =
       this.#kind === Kind.UNALLOCATED && this.backing !== undefined && offset < this.backing.sizeBytes;
     const zero = this.#kind === Kind.ZERO || (this.#kind === Kind.UNALLOCATED && !inBacking);
-    return { length: this.#length, zero, inBacking };
+    return { length: this.#length, zero };
   }
 
   /** The L2 table that maps `offset`, undefined where there is none. */
@@ -695,6 +695,13 @@ export class Qcow2Disk implements Disk {
     return host;
   }
 
+  /** The file ends with a cluster: the last compressed one may not fill its last sector. */
+  padFile(): void {
+    const { clusterSize } = this.geometry;
+    const size = this.file.size();
+    if (size % clusterSize !== 0) this.file.truncate(Math.ceil(size / clusterSize) * clusterSize);
+  }
+
   /** Allocate every cluster of the disk, and with `reserve` its space in the file system; it reads as zeros. */
   preallocate(reserve: (offset: number, length: number) => void): void {
     const { clusterSize, l2Coverage, l2Entries, extended } = this.geometry;
@@ -753,7 +760,8 @@ export class Qcow2Disk implements Disk {
         referring.push(table);
       }
     }
-    if (written) this.#sync();
+    // Data too: an entry may begin to show a place that was allocated before, and has something old in it.
+    if (written || (this.#dirty && referring.length > 0)) this.#sync();
     if (this.refcounts.writeTable()) this.#sync();
     for (const table of referring) this.#tables.write(table);
     if (this.#l1To > 0) {

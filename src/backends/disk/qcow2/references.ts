@@ -130,13 +130,14 @@ export function countReferences(file: HostFile, header: Qcow2Header, events: Wal
   let allocatedClusters = 0;
   let compressedClusters = 0;
   let fragmentedClusters = 0;
-  let expected = 0;
   const bytes = new Uint8Array(clusterSize);
   const view = new DataView(bytes.buffer);
   for (const [tableOffset, { references, active }] of tables) {
     counts.add(tableOffset / clusterSize, references);
     if (file.isHole(tableOffset, clusterSize)) continue;
     file.read(tableOffset, bytes);
+    // Where the next cluster would be, were the table's all in a row. As QEMU counts, table by table.
+    let expected = 0;
     for (let at = 0; at < clusterSize; at += entrySize) {
       const high = view.getUint32(at);
       const low = view.getUint32(at + 4);
@@ -154,7 +155,6 @@ export function countReferences(file: HostFile, header: Qcow2Header, events: Wal
         if (active) {
           allocatedClusters++;
           compressedClusters++;
-          // As QEMU counts.
           fragmentedClusters++;
         }
         continue;

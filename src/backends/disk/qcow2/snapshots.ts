@@ -6,8 +6,9 @@ import { getU64, l1EntriesFor, type Qcow2Header } from "./header.js";
 export interface Snapshot {
   readonly id: string;
   readonly name: string;
-  /** Milliseconds since the Epoch. */
-  readonly date: number;
+  /** Since the Epoch. */
+  readonly dateSeconds: number;
+  readonly dateNanoseconds: number;
   /** Nanoseconds that the guest had run. */
   readonly guestTime: bigint;
   /** Bytes of saved machine state, which NLKT does not read. */
@@ -53,7 +54,8 @@ export function readSnapshots(
     snapshots.push({
       id: text(0, idLength),
       name: text(idLength, nameLength),
-      date: view.getUint32(16) * 1000 + Math.floor(view.getUint32(20) / 1e6),
+      dateSeconds: view.getUint32(16),
+      dateNanoseconds: view.getUint32(20),
       guestTime: view.getBigUint64(24),
       vmStateSize: extraLength >= 8 ? getU64(extra, 0) : view.getUint32(32),
       // Version 2 does not say: a disk could not change its size then.
