@@ -3,12 +3,14 @@
 export type {
   Accel,
   ConsoleKind,
+  ConsolePortConfig,
   DebugFlags,
   LogLevel,
   OnReboot,
   Tier,
   VirtioRing,
   VirtioTransport,
+  VsockConfig,
 } from "../machine/config.js";
 export type { InstanceInfo, InstanceState, InstanceStats, VcpuStats } from "../machine/control/protocol.js";
 export type { EndName, ExitStatus } from "../machine/exit-status.js";

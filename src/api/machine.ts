@@ -1,8 +1,11 @@
 /** A virtual machine, for programs: the class that the command line, too, is built on. */
+
 import type { DiskSpec } from "../backends/disk/open-disk.js";
+import type { BalloonStats } from "../devices/virtio/balloon.js";
 import {
   type Accel,
   type ConsoleKind,
+  type ConsolePortConfig,
   checkConfig,
   type DebugFlags,
   defaultConfig,
@@ -11,6 +14,7 @@ import {
   type Tier,
   type VirtioRing,
   type VirtioTransport,
+  type VsockConfig,
 } from "../machine/config.js";
 import type { InstanceInfo, InstanceState, InstanceStats } from "../machine/control/protocol.js";
 import { NameTakenError, Registration } from "../machine/control/registration.js";
@@ -25,8 +29,17 @@ import { PanicWatch } from "../machine/panic-watch.js";
 import type { LockState } from "../memory/lock-report.js";
 import { GuestConsole } from "./console.js";
 import { controlTarget } from "./control-target.js";
+import { TtyPorts } from "./tty-ports.js";
 
 const MIB = 2 ** 20;
+
+/** How long a guest may take to answer with its statistics. */
+const STATS_MILLISECONDS = 1000;
+
+export interface TerminalSize {
+  readonly columns: number;
+  readonly rows: number;
+}
 /** How long the timer thread may take to put a break on the serial line. */
 const BREAK_MILLISECONDS = 2000;
 
@@ -89,6 +102,14 @@ export interface MachineOptions {
   virtioRing?: VirtioRing;
   /** A virtio source of random numbers; default true, and false with `nodefaults`. */
   rng?: boolean;
+  /** A virtio balloon. */
+  balloon?: boolean;
+  /** A virtio socket device. */
+  vsock?: VsockConfig;
+  /** Further ports of a virtio console. */
+  consolePorts?: readonly ConsolePortConfig[];
+  /** Serial ports (COM1 is 0) that become pseudo-terminals of the host; their names are in `Machine.ttys`. */
+  ttys?: readonly number[];
   /** Module (URL) of another provider of the CPU; for tests and experiments. */
   providerModule?: string;
 
@@ -109,6 +130,9 @@ export class Machine {
   readonly name: string;
   /** What the guest prints, and what is typed to it. */
   readonly console: GuestConsole;
+  /** Names of the pseudo-terminals (`/dev/pts/3`) that serial ports are, by the port's number. */
+  readonly ttys: ReadonlyMap<number, string>;
+  readonly #ttyPorts: TtyPorts;
   readonly #config: MachineConfig;
   readonly #guest: GuestSources;
   readonly #options: MachineOptions;
@@ -122,7 +146,15 @@ export class Machine {
   #startedAt: number | undefined;
   #registration: Registration | undefined;
 
-  private constructor(options: MachineOptions, config: MachineConfig, guest: GuestSources, first: Instance) {
+  private constructor(
+    options: MachineOptions,
+    config: MachineConfig,
+    guest: GuestSources,
+    first: Instance,
+    ttyPorts: TtyPorts,
+  ) {
+    this.#ttyPorts = ttyPorts;
+    this.ttys = ttyPorts.names;
     this.#options = options;
     this.#config = config;
     this.#guest = guest;
@@ -145,8 +177,15 @@ export class Machine {
     const { name, cpus, ramBytes } = config;
     options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
     const guest = await resolveGuest(options, options.progress, (text) => options.log?.("warning", text));
-    const instance = await makeInstance(config, guest, options.log);
-    const machine = new Machine(options, config, guest, instance);
+    const ttyPorts = new TtyPorts(config.ttys);
+    let machine: Machine;
+    try {
+      const instance = await makeInstance(config, guest, options.log, options.terminal);
+      machine = new Machine(options, config, guest, instance, ttyPorts);
+    } catch (error) {
+      ttyPorts.close();
+      throw error;
+    }
     if (options.control === true) await machine.#register();
     return machine;
   }
@@ -199,6 +238,39 @@ export class Machine {
   async resume(): Promise<void> {
     this.#paused = false;
     if (this.#started) this.#instance.start();
+  }
+
+  /** The terminal that shows the console has another size; a virtio console tells its guest. */
+  resize({ columns, rows }: TerminalSize): void {
+    this.#terminal = { columns, rows };
+    this.#instance.board.consoleResized(columns, rows);
+  }
+  #terminal: TerminalSize | undefined;
+
+  /** Ask the guest to have `MiB` of its memory in the balloon, that is, to do without them. */
+  setBalloon(mebibytes: number): void {
+    const { type, device } = this.#balloon;
+    if (!(mebibytes >= 0 && mebibytes * MIB <= this.#config.ramBytes)) {
+      throw new Error(`a balloon of ${mebibytes} MiB: 0 to ${formatMiB(this.#config.ramBytes)} are possible`);
+    }
+    type.want(mebibytes * MIB);
+    device.io.ring();
+  }
+
+  /** The balloon's size, and what the guest's driver tells of its memory; waits a second for it at most. Sizes in bytes. */
+  async balloonStats(): Promise<{ wanted: number; actual: number; stats: BalloonStats }> {
+    const { type, device } = this.#balloon;
+    const version = type.statsVersion;
+    type.askForStats();
+    device.io.ring();
+    await type.newStats(version, STATS_MILLISECONDS);
+    return { ...type.size, stats: type.stats };
+  }
+
+  get #balloon() {
+    const { balloon } = this.#instance.board.virtio;
+    if (balloon === undefined) throw new Error("the machine has no balloon: --balloon");
+    return balloon;
   }
 
   /** Press the power button, which a guest takes as the wish that it shut down. */
@@ -274,8 +346,12 @@ export class Machine {
         instance.ending,
         instance.ended,
       );
+      const ttys = this.#ttyPorts.carry(
+        { ttys: instance.board.ttys, inputArrived: () => instance.board.inputArrived() },
+        instance.ended,
+      );
       const end = await instance.ended;
-      await carried;
+      await Promise.all([carried, ttys]);
       const status = exitStatus(end, {
         command: this.#guest.command !== undefined,
         commandStatus: instance.board.lifecycle.commandStatus,
@@ -288,7 +364,8 @@ export class Machine {
       this.#options.log?.("info", `${this.name}: reboots`);
       try {
         this.#panic = new PanicWatch();
-        this.#instance = await makeInstance(this.#config, this.#guest, this.#options.log);
+        const { log, terminal } = this.#options;
+        this.#instance = await makeInstance(this.#config, this.#guest, log, this.#terminal ?? terminal);
         if (this.#stopping) this.#instance.end({ reason: EndReason.STOPPED });
         else if (!this.#paused) this.#instance.start();
       } catch (error) {
@@ -302,6 +379,7 @@ export class Machine {
     this.#options.log?.("info", `${this.name}: ended: ${status.reason}`);
     clearTimeout(this.#timer);
     this.#registration?.release();
+    this.#ttyPorts.close();
     this.console.finish();
     this.#finish(status);
   }
@@ -311,8 +389,10 @@ async function makeInstance(
   config: MachineConfig,
   guest: GuestSources,
   log: LogSink = () => {},
+  terminal?: TerminalSize,
 ): Promise<Instance> {
   const instance = await Instance.create(config, log);
+  if (terminal !== undefined) instance.board.consoleResized(terminal.columns, terminal.rows);
   try {
     await instance.load(guest);
   } catch (error) {
@@ -343,6 +423,8 @@ function configOf(options: MachineOptions): MachineConfig {
     ...base,
     ...given({ name, cpus, accel, dev, tier, profileCpu, console, isaDebugExit, onReboot, providerModule }),
     ...given({ virtioTransport, virtioRing }),
+    ...given({ balloon: options.balloon, vsock: options.vsock }),
+    ...given({ consolePorts: options.consolePorts, ttys: options.ttys }),
     rng: options.rng ?? options.nodefaults !== true,
     disks: disks.map(({ serial, ...spec }, i) => ({ spec, serial: serial ?? `nlkt-disk${i}` })),
     ...(memoryMiB === undefined ? {} : { ramBytes: memoryMiB * MIB }),

@@ -13,7 +13,8 @@ import { defaultRoot, findRoot, readVolumes, type Volume } from "./root-device.j
 import { MODULE_DIRECTORY, MODULE_ORDER, ROOT_INIT_FILE, rootInitScript } from "./root-init.js";
 
 /** Without these the guest sees no disk. */
-const DISK_MODULES = ["virtio_pci", "virtio_mmio", "virtio_blk"] as const;
+const TRANSPORT_MODULES = ["virtio_pci", "virtio_mmio"] as const;
+const DISK_MODULES = [...TRANSPORT_MODULES, "virtio_blk"] as const;
 /** Of use where there is one; without, nothing is lost that was asked for. */
 const OTHER_MODULES = ["virtio_rng"] as const;
 
@@ -22,6 +23,8 @@ export interface DiskBootRequest {
   readonly kernelName: string;
   readonly kernel: Uint8Array;
   readonly disks: readonly DiskSpec[];
+  /** Modules of other virtio devices that the guest has, of use where there are any. */
+  readonly deviceModules: readonly string[];
   /** The kernel parameters that the user wants. */
   readonly params: string;
   /** Whether the root may be on a disk though no `root=` says so. */
@@ -55,7 +58,8 @@ export async function planDiskBoot(request: DiskBootRequest): Promise<DiskBoot> 
   const { kernelName, kernel, disks, warn } = request;
   const release = kernelRelease(kernel);
   // No Linux: it knows itself what to do with its disks.
-  if (disks.length === 0 || release === undefined) return NOTHING;
+  if (release === undefined) return NOTHING;
+  if (disks.length === 0) return await devicesOnly(request, release);
   const volumes = await readVolumes(disks);
   const asked = rootParameter(request.params);
   const volume =
@@ -86,7 +90,7 @@ export async function planDiskBoot(request: DiskBootRequest): Promise<DiskBoot> 
   const missing = wanted.required.filter((name) => !tree.isBuiltin(name) && !tree.has(name));
   if (missing.length > 0)
     warn(`the kernel ${release} has no ${missing.join(", ")}, neither built in nor as a module`);
-  const modules = await tree.load([...wanted.required, ...wanted.useful]);
+  const modules = await tree.load([...wanted.required, ...wanted.useful, ...request.deviceModules]);
   const needed = wanted.required.some((name) => !tree.isBuiltin(name));
   if (root && !needed && !byName) return { params, root };
   return {
@@ -94,6 +98,16 @@ export async function planDiskBoot(request: DiskBootRequest): Promise<DiskBoot> 
     root,
     archive: buildArchive(modules, root ? (volume ?? {}) : undefined, asked === undefined),
   };
+}
+
+/** No disks: the modules of the other devices, where there are any. */
+async function devicesOnly(request: DiskBootRequest, release: string): Promise<DiskBoot> {
+  const { deviceModules, kernelName, progress } = request;
+  if (deviceModules.length === 0) return NOTHING;
+  const tree = await findModules(kernelName, release, progress);
+  if (tree === undefined) return NOTHING;
+  const modules = await tree.load([...TRANSPORT_MODULES, ...deviceModules]);
+  return { params: "", root: false, archive: buildArchive(modules, undefined, false) };
 }
 
 interface Wanted {

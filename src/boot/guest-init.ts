@@ -20,6 +20,8 @@ if [ -r ${MODULE_ORDER} ]; then
   while read -r module; do
     insmod ${MODULE_DIRECTORY}/$module || echo "nlkt: the kernel does not take its module $module" >&2
   done <${MODULE_ORDER}
+  # A virtio console was not there when the kernel opened this process's input and output.
+  [ -c /dev/hvc0 ] && exec </dev/console >/dev/console 2>&1
 fi
 [ -r ${ROOT_INIT_FILE} ] && . ${ROOT_INIT_FILE}
 

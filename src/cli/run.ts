@@ -6,6 +6,7 @@ import {
   type Accel,
   CONSOLES,
   type ConsoleKind,
+  type ConsolePortConfig,
   DEFAULT_CPUS,
   DEFAULT_KVM_DEVICE,
   LOG_LEVELS,
@@ -18,14 +19,16 @@ import {
   VIRTIO_TRANSPORTS,
   type VirtioRing,
   type VirtioTransport,
+  type VsockConfig,
 } from "../machine/config.js";
 import { given } from "../machine/given.js";
 import { levelIncludes } from "../machine/log.js";
 import { parseCount, parseName, parseSeconds, parseSize } from "./arguments.js";
+import { parsePort, parseTty, parseVsock } from "./device-options.js";
 import { parseDisk } from "./disk-option.js";
 import { ESCAPE_HINT } from "./escape-keys.js";
 import { findKernel } from "./find-kernel.js";
-import { endProgress, say, showProgress } from "./messages.js";
+import { endProgress, say, sayDetail, showProgress } from "./messages.js";
 import { attach } from "./session.js";
 
 interface RunOptions {
@@ -36,6 +39,10 @@ interface RunOptions {
   mem?: number;
   disk: DiskOptions[];
   rng?: boolean;
+  balloon?: boolean;
+  vsock?: VsockConfig;
+  virtioPort: ConsolePortConfig[];
+  tty: number[];
   virtioTransport: VirtioTransport;
   virtioRing: VirtioRing;
   console: ConsoleKind;
@@ -97,6 +104,22 @@ export function runCommand(
     )
     .option("--rng", "a source of random numbers (default: yes, but with --nodefaults)")
     .option("--no-rng", "no source of random numbers")
+    .option("--balloon", "a memory balloon")
+    .option(
+      "--vsock <CID[,uds=PATH]>",
+      "a socket device, and the Unix socket that its streams are",
+      parseVsock,
+    )
+    .addOption(
+      new Option("--virtio-port <NAME,uds=PATH>", "a port of a virtio console as a Unix socket, repeatable")
+        .argParser((text: string, ports: ConsolePortConfig[]) => [...ports, parsePort(text)])
+        .default([], "none"),
+    )
+    .addOption(
+      new Option("--tty <N>", "serial port N (COM1 is 0) as a pseudo-terminal, repeatable")
+        .argParser((text: string, ttys: number[]) => [...ttys, parseTty(text)])
+        .default([], "none"),
+    )
     .addOption(
       new Option("--virtio-transport <KIND>", "how virtio devices are reached")
         .choices(VIRTIO_TRANSPORTS)
@@ -185,7 +208,9 @@ async function machineOptions(
     disks: options.disk,
     virtioTransport: options.virtioTransport,
     virtioRing: options.virtioRing,
-    ...given({ rng: options.rng }),
+    ...given({ rng: options.rng, balloon: options.balloon, vsock: options.vsock }),
+    consolePorts: options.virtioPort,
+    ttys: [...new Set(options.tty)],
     onReboot: options.onReboot,
     isaDebugExit: options.isaDebugExit === true,
     ...given({ timeoutSeconds: options.timeout, profileCpu: options.profileCpu }),
@@ -205,6 +230,7 @@ async function run(options: MachineOptions, { loglevel }: RunOptions): Promise<n
   const machine = await Machine.create(options);
   endProgress();
   process.title = `nlkt ${machine.name}`;
+  for (const [port, name] of machine.ttys) sayDetail(`ttyS${port} is ${name}`);
   if (process.stdin.isTTY && levelIncludes(loglevel, "warning")) say("info", ESCAPE_HINT);
   return await attach(machine, levelIncludes(loglevel, "debug"));
 }

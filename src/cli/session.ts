@@ -32,6 +32,11 @@ export async function attach(machine: Machine, debug: boolean): Promise<number> 
       else for (const line of ESCAPE_HELP) sayDetail(line);
     },
   });
+  const resized = () => {
+    const { columns, rows } = process.stdout;
+    if (columns !== undefined && rows !== undefined) machine.resize({ columns, rows });
+  };
+  process.stdout.on("resize", resized);
   let column = 0;
   machine.console.on("data", (chunk: Buffer) => {
     column = chunk.at(-1) === LINE_FEED ? 0 : 1;
@@ -49,6 +54,7 @@ export async function attach(machine: Machine, debug: boolean): Promise<number> 
     return signalled ?? status.code & 0xff;
   } finally {
     input.close();
+    process.stdout.off("resize", resized);
     for (const remove of listeners) remove();
   }
 }

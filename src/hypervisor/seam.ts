@@ -284,6 +284,8 @@ export interface Vm {
   signalMsi(msi: Msi): void;
   /** KVM_IOEVENTFD. */
   addDoorbell(doorbell: Doorbell): void;
+  /** KVM_IOEVENTFD with the DEASSIGN flag: take away a doorbell, as it was added. False where there is none such. */
+  removeDoorbell(doorbell: Doorbell): boolean;
   /** Undefined where the provider cannot gather writes, or gains nothing by it. */
   readonly coalesced?: CoalescedWrites | undefined;
 

@@ -38,7 +38,7 @@ import { Errand } from "./errand.js";
 import { EndReason } from "./exit-status.js";
 import { GatheredOutput } from "./gathered-output.js";
 import { GuestStatusPort } from "./guest-status.js";
-import { IoThreads } from "./io-threads.js";
+import { IO_THREAD, IoThreads } from "./io-threads.js";
 import { Lifecycle } from "./lifecycle.js";
 import { traceLine } from "./log.js";
 import { arenaRoom, LOW_RAM_LIMIT, planLinearMemory, ramSlots } from "./memory-map.js";
@@ -48,6 +48,11 @@ import { VirtioDevices } from "./virtio-devices.js";
 
 /** Bytes of console output, and of input, that may wait for their reader. */
 const CONSOLE_RING_BYTES = 64 * 1024;
+
+export interface ConsoleRings {
+  readonly output: ByteRing;
+  readonly input: ByteRing;
+}
 
 export interface BoardOptions {
   readonly config: MachineConfig;
@@ -74,8 +79,10 @@ export class Board {
   readonly mmio = new MmioBus();
   /** By vCPU. */
   readonly monitors: readonly VcpuMonitor[];
-  /** The far ends of COM1's line. */
-  readonly console: { readonly output: ByteRing; readonly input: ByteRing };
+  /** The far ends of the console: COM1's line, or port 0 of the virtio console. */
+  readonly console: ConsoleRings;
+  /** The far ends of the lines of serial ports that are pseudo-terminals of the host, by their number. */
+  readonly ttys: ReadonlyMap<number, ConsoleRings>;
   /** The other side of COM1's line sends a break, behind the bytes that are in `console.input`. */
   readonly serialBreak: Errand;
   readonly ioThreads: IoThreads;
@@ -113,11 +120,10 @@ export class Board {
     });
     if (create) for (const slot of this.guestMemory.slots) this.vm.setMemorySlot(slot);
 
-    this.console = {
-      output: ByteRing.allocate(this.allocator, "console.output", CONSOLE_RING_BYTES),
-      input: ByteRing.allocate(this.allocator, "console.input", CONSOLE_RING_BYTES),
-    };
-    const [console] = this.#addSerialPorts(config);
+    this.console = this.#rings("console");
+    this.ttys = new Map(config.ttys.map((port) => [port, this.#rings(`tty${port}`)]));
+    const ports = this.#addSerialPorts(config);
+    const [com1] = ports;
     this.output = new GatheredOutput(
       memory,
       this.allocator,
@@ -127,9 +133,11 @@ export class Board {
       COM_PORTS[0].base,
       (sleep) => this.lifecycle.whileStandingStill(sleep),
     );
-    this.#inputTimer = this.timers.create(() => console.poll());
+    this.#inputTimer = this.timers.create(() => {
+      for (const port of ports) port.poll();
+    });
     this.serialBreak = new Errand(memory, this.allocator, this.timers, "serial break", () =>
-      console.receiveBreak(),
+      com1.receiveBreak(),
     );
     this.#addRtc(config);
     this.#addKeyboardController();
@@ -144,6 +152,13 @@ export class Board {
     if (config.debug.mmio) this.mmio.trace = printingTrace("mmio", traceLine);
   }
 
+  #rings(name: string): ConsoleRings {
+    return {
+      output: ByteRing.allocate(this.allocator, `${name}.output`, CONSOLE_RING_BYTES),
+      input: ByteRing.allocate(this.allocator, `${name}.input`, CONSOLE_RING_BYTES),
+    };
+  }
+
   #addSerialPorts(config: MachineConfig): Uart[] {
     const lines = new Map(
       [3, 4].map((irq) => {
@@ -153,10 +168,10 @@ export class Board {
       }),
     );
     return COM_PORTS.map(({ name, base, irq }, index) => {
-      const connected = index === 0 && config.console === "serial";
+      const console = index === 0 && config.console === "serial" ? this.console : {};
       const uart = new Uart(this.allocator, name, {
         irq: lines.get(irq)!.input(),
-        ...(connected ? this.console : {}),
+        ...(this.ttys.get(index) ?? console),
         whileWaiting: (sleep) => this.lifecycle.whileStandingStill(sleep),
       });
       this.#resets.push(() => uart.reset());
@@ -226,6 +241,7 @@ export class Board {
       config,
       allocator: this.allocator,
       guestMemory: this.guestMemory,
+      console: this.console,
       vm: this.vm,
       threads: this.ioThreads,
       mmio: this.mmio,
@@ -292,5 +308,14 @@ export class Board {
    */
   inputArrived(): void {
     this.#inputTimer.arm(0);
+    this.virtio.console?.device.io.ring();
+  }
+
+  /** The terminal that shows the console has this size. */
+  consoleResized(columns: number, rows: number): void {
+    const { console } = this.virtio;
+    console?.type.resize(columns, rows);
+    // A Worker that does not run yet takes the size when it starts.
+    if (this.ioThreads.seen(IO_THREAD) !== 0) console?.device.io.ring();
   }
 }

@@ -19,7 +19,7 @@ export const MAX_KVM_CPUS = 255;
 export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
-export const CONSOLES = ["serial", "none"] as const;
+export const CONSOLES = ["serial", "virtio", "none"] as const;
 export type ConsoleKind = (typeof CONSOLES)[number];
 
 export const ACCELS = ["auto", "kvm", "soft"] as const;
@@ -45,6 +45,27 @@ export interface DiskConfig {
   readonly serial: string;
 }
 
+/** A further port of the virtio console, `/dev/virtio-ports/NAME` in the guest, and the Unix socket of the host that it is. */
+export interface ConsolePortConfig {
+  readonly name: string;
+  readonly uds: string;
+}
+
+/** The virtio socket device. */
+export interface VsockConfig {
+  /** The guest's context ID. */
+  readonly cid: number;
+  /** Unix socket for streams of the host to the guest; those of the guest to port N go to the one with `_N` behind it. */
+  readonly uds?: string;
+}
+
+/** Context IDs up to 2 mean the hypervisor, this host and others; the last one means any (VIRTIO 5.10.4). */
+export const MIN_CID = 3;
+export const MAX_CID = 0xfffffffe;
+
+/** Serial ports: COM1 is 0. */
+export const SERIAL_PORTS = 4;
+
 export interface DebugFlags {
   /** Trace port accesses on standard error. */
   readonly ioport: boolean;
@@ -67,7 +88,7 @@ export interface MachineConfig {
   readonly profileCpu?: string;
   /** Module (URL) that exports another provider, `Provider` of provider.ts; for tests and experiments. */
   readonly providerModule?: string;
-  /** Where COM1 goes. */
+  /** What the guest's console is: COM1, port 0 of a virtio console, or nothing. */
   readonly console: ConsoleKind;
   /** The port 0xf4 debug exit. */
   readonly isaDebugExit: boolean;
@@ -79,6 +100,11 @@ export interface MachineConfig {
   /** The first is /dev/vda. */
   readonly disks: readonly DiskConfig[];
   readonly rng: boolean;
+  readonly balloon: boolean;
+  readonly vsock?: VsockConfig;
+  readonly consolePorts: readonly ConsolePortConfig[];
+  /** Numbers of the serial ports that have a pseudo-terminal each. */
+  readonly ttys: readonly number[];
 }
 
 /** A configuration that cannot be run, in one line that names the option. */
@@ -106,6 +132,9 @@ export function defaultConfig(): MachineConfig {
     virtioRing: "packed",
     disks: [],
     rng: true,
+    balloon: false,
+    consolePorts: [],
+    ttys: [],
     ...(providerModule === undefined ? {} : { providerModule }),
   };
 }
@@ -126,6 +155,7 @@ export function checkConfig(config: MachineConfig, hostArchitecture: string = pr
   if (config.profileCpu !== undefined && config.accel === "kvm") {
     throw new ConfigError("--profile-cpu: only the software CPU has a profile (--accel soft)");
   }
+  checkDevices(config);
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
   if (cpus > MAX_KVM_CPUS) {
     throw new ConfigError(`--cpus: ${cpus} is too many: at most ${MAX_KVM_CPUS}`);
@@ -140,5 +170,37 @@ export function checkConfig(config: MachineConfig, hostArchitecture: string = pr
         `--cpus: ${cpus} vCPUs of the software CPU need a host with the memory order of x86, not ${hostArchitecture}`,
       );
     }
+  }
+}
+
+const MAX_VIRTIO_DEVICES = 31;
+/** Of a virtio console, the console itself not counted. */
+const MAX_NAMED_PORTS = 15;
+
+function checkDevices(config: MachineConfig): void {
+  const { disks, vsock, consolePorts, ttys, console } = config;
+  if (vsock !== undefined) {
+    const { cid } = vsock;
+    if (!Number.isInteger(cid) || cid < MIN_CID || cid > MAX_CID) {
+      throw new ConfigError(`--vsock: ${cid} is no context ID of a guest: ${MIN_CID} to ${MAX_CID}`);
+    }
+  }
+  for (const tty of ttys) {
+    if (!Number.isInteger(tty) || tty < 0 || tty >= SERIAL_PORTS) {
+      throw new ConfigError(`--tty: there is no serial port ${tty}: 0 to ${SERIAL_PORTS - 1}`);
+    }
+  }
+  if (consolePorts.length > MAX_NAMED_PORTS) {
+    throw new ConfigError(`--virtio-port: ${consolePorts.length} are too many: at most ${MAX_NAMED_PORTS}`);
+  }
+  const others = [
+    config.rng,
+    config.balloon,
+    vsock !== undefined,
+    console === "virtio" || consolePorts.length > 0,
+  ];
+  const count = disks.length + others.filter(Boolean).length;
+  if (count > MAX_VIRTIO_DEVICES) {
+    throw new ConfigError(`${count} virtio devices are too many: at most ${MAX_VIRTIO_DEVICES} (--disk)`);
   }
 }

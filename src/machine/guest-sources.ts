@@ -5,7 +5,7 @@ import { fetchInitramfs, fetchKernel, type Progress } from "../boot/default-gues
 import { type DiskBoot, planDiskBoot } from "../boot/disk-boot.js";
 import { guestCommandArchive } from "../boot/guest-command.js";
 import { readImageFile } from "../boot/kernel-image.js";
-import { ConfigError } from "./config.js";
+import { ConfigError, type ConsoleKind, type ConsolePortConfig, type VsockConfig } from "./config.js";
 import { given } from "./given.js";
 
 export type { Progress } from "../boot/default-guest.js";
@@ -21,6 +21,11 @@ export interface GuestOptions {
   readonly nodefaults?: boolean;
   /** The guest's disks, in their order. */
   readonly disks?: readonly DiskSpec[];
+  /** Its other virtio devices. */
+  readonly console?: ConsoleKind;
+  readonly consolePorts?: readonly ConsolePortConfig[];
+  readonly balloon?: boolean;
+  readonly vsock?: VsockConfig;
 }
 
 export interface GuestSources {
@@ -57,6 +62,7 @@ export async function resolveGuest(
     kernel,
     // Who names an initial RAM disk has what is needed in it.
     disks: nodefaults || options.initrd !== undefined ? [] : (options.disks ?? []),
+    deviceModules: nodefaults || options.initrd !== undefined ? [] : deviceModules(options),
     params,
     mayBoot: command === undefined,
     progress,
@@ -73,6 +79,15 @@ export async function resolveGuest(
     quiet: options.kernel === undefined || command !== undefined,
     ...given({ command }),
   };
+}
+
+/** Linux's drivers of the virtio devices that are no disks; the one for random numbers is not worth the wait. */
+function deviceModules({ console, consolePorts = [], balloon, vsock }: GuestOptions): string[] {
+  return [
+    ...(console === "virtio" || consolePorts.length > 0 ? ["virtio_console"] : []),
+    ...(balloon === true ? ["virtio_balloon"] : []),
+    ...(vsock === undefined ? [] : ["vmw_vsock_virtio_transport"]),
+  ];
 }
 
 async function resolveInitrd(options: GuestOptions, fromDisk: DiskBoot, progress: Progress) {

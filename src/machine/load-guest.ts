@@ -16,7 +16,7 @@ import type { GuestSources } from "./guest-sources.js";
 export async function loadGuest(board: Board, config: MachineConfig, guest: GuestSources): Promise<string> {
   const { guestMemory, vm } = board;
   const { cpus } = config;
-  const acpi = writeAcpiTables(guestMemory, { cpus });
+  const acpi = writeAcpiTables(guestMemory, { cpus, virtioMmio: board.virtio.mmioPlaces });
   const state = await loadKernel(guestMemory, {
     kernelPath: guest.kernelName,
     kernel: guest.kernel,
@@ -39,7 +39,7 @@ function commandLine({ kernel, params, defaultParams, quiet }: GuestSources, con
   return kernelCommandLine({
     quiet,
     params: [params],
-    ...(console === "serial" ? { console: "ttyS0" } : {}),
+    ...(console === "none" ? {} : { console: console === "serial" ? "ttyS0" : "hvc0" }),
   });
 }
 

@@ -55,9 +55,14 @@ export class Threads {
     void this.#startIoWhenNeeded({ ...data, id: IO_THREAD }, lifecycle, ioThreads);
   }
 
-  /** The first doorbell starts the Worker: guests without drivers for its devices never need it. */
+  /**
+   * The first doorbell starts the Worker, which guests without drivers for its devices never ring; what listens for programs
+   * of the host is there from the start.
+   */
   async #startIoWhenNeeded(data: ThreadData, lifecycle: Lifecycle, ioThreads: IoThreads): Promise<void> {
-    await ioThreads.waitAsync(IO_THREAD, 0);
+    if (data.config.vsock?.uds === undefined && data.config.consolePorts.length === 0) {
+      await ioThreads.waitAsync(IO_THREAD, 0);
+    }
     if (!lifecycle.ended) this.#add("io", IO_WORKER, data, lifecycle);
   }
 

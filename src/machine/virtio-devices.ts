@@ -3,18 +3,24 @@
  * given to the Worker that serves them.
  */
 import type { DiskSpec } from "../backends/disk/open-disk.js";
+import { releasePages } from "../backends/memory/release-pages.js";
 import type { MmioBus } from "../devices/bus.js";
 import { gsiLine, WiredOr } from "../devices/interrupt-line.js";
 import { barOffset } from "../devices/pci/bars.js";
 import { intxGsi, PCI_IO_BASE, PCI_MMIO_BASE, type PciHostBridge } from "../devices/pci/host-bridge.js";
 import { Command, ConfigOffset } from "../devices/pci/registers.js";
 import type { PciWindow } from "../devices/pci/window.js";
+import { BalloonDevice } from "../devices/virtio/balloon.js";
 import { BlkDevice } from "../devices/virtio/blk.js";
+import { ConsoleDevice } from "../devices/virtio/console.js";
+import { RingStream } from "../devices/virtio/console-streams.js";
 import { type DeviceType, VirtioDevice } from "../devices/virtio/device.js";
 import { VIRTIO_MMIO_SIZE, VirtioMmio } from "../devices/virtio/mmio.js";
 import { type PciFlavour, VirtioPci } from "../devices/virtio/pci.js";
 import { RngDevice } from "../devices/virtio/rng.js";
+import { VsockDevice } from "../devices/virtio/vsock.js";
 import type { Vm } from "../hypervisor/seam.js";
+import type { ByteRing } from "../memory/byte-ring.js";
 import type { GuestMemory } from "../memory/guest-memory.js";
 import { alignUp } from "../memory/layout.js";
 import type { StateAllocator } from "../memory/state-allocator.js";
@@ -33,7 +39,6 @@ const FLAVOUR: Readonly<Record<Exclude<VirtioTransport, "mmio">, PciFlavour>> = 
 
 /** The host bridge has the first of the 32 devices of bus 0. */
 const FIRST_SLOT = 1;
-export const MAX_VIRTIO_DEVICES = 31;
 /** More queues than this one Worker would not serve any faster. */
 const MAX_BLK_QUEUES = 4;
 
@@ -48,6 +53,8 @@ export interface VirtioDevicesOptions {
   readonly config: MachineConfig;
   readonly allocator: StateAllocator;
   readonly guestMemory: GuestMemory;
+  /** The far ends of the machine's console. */
+  readonly console: { readonly output: ByteRing; readonly input: ByteRing };
   readonly vm: Vm;
   readonly threads: IoThreads;
   readonly mmio: MmioBus;
@@ -60,6 +67,12 @@ function isReadOnly({ readOnly, snapshot }: DiskSpec): boolean {
   return readOnly === true || snapshot !== undefined;
 }
 
+/** A device by its type. */
+export interface Made<T extends DeviceType> {
+  readonly type: T;
+  readonly device: VirtioDevice;
+}
+
 interface Served {
   readonly device: VirtioDevice;
   /** Number of the Worker that serves it. */
@@ -68,6 +81,9 @@ interface Served {
 
 export class VirtioDevices {
   readonly disks: readonly BlkDevice[];
+  readonly console: Made<ConsoleDevice> | undefined;
+  readonly balloon: Made<BalloonDevice> | undefined;
+  readonly vsock: Made<VsockDevice> | undefined;
   readonly mmioPlaces: MmioPlace[] = [];
   readonly #options: VirtioDevicesOptions;
   readonly #served: Served[] = [];
@@ -77,7 +93,7 @@ export class VirtioDevices {
 
   constructor(options: VirtioDevicesOptions) {
     this.#options = options;
-    const { config, allocator } = options;
+    const { config, allocator, guestMemory, console } = options;
     const queues = Math.min(config.cpus, MAX_BLK_QUEUES);
     this.disks = config.disks.map(({ spec, serial }, i) => {
       const name = `disk${i}`;
@@ -85,7 +101,25 @@ export class VirtioDevices {
       this.#add(name, disk, diskThread(i));
       return disk;
     });
+    if (config.console === "virtio" || config.consolePorts.length > 0) {
+      const ports = [
+        { console: config.console === "virtio", name: "" },
+        ...config.consolePorts.map(({ name }) => ({ console: false, name })),
+      ];
+      const type = new ConsoleDevice(allocator, "console", ports);
+      if (config.console === "virtio") type.streams[0] = new RingStream(console.output, console.input);
+      this.console = { type, device: this.#add("console", type, IO_THREAD) };
+    }
     if (config.rng) this.#add("rng", new RngDevice(), IO_THREAD);
+    if (config.balloon) {
+      const release = (offset: number, length: number) => releasePages(guestMemory, offset, length);
+      const type = new BalloonDevice(allocator, "balloon", release);
+      this.balloon = { type, device: this.#add("balloon", type, IO_THREAD) };
+    }
+    if (config.vsock !== undefined) {
+      const type = new VsockDevice(allocator, "vsock", config.vsock.cid);
+      this.vsock = { type, device: this.#add("vsock", type, IO_THREAD) };
+    }
   }
 
   #add(name: string, type: DeviceType, thread: number): VirtioDevice {
@@ -103,7 +137,7 @@ export class VirtioDevices {
     const line = this.#line(gsi).input();
     if (config.virtioTransport === "mmio") {
       const base = VIRTIO_MMIO_BASE + VIRTIO_MMIO_SIZE * this.#served.length;
-      const transport = new VirtioMmio(allocator, device, line);
+      const transport = new VirtioMmio(allocator, device, line, vm, base);
       mmio.register({ owner: name, start: base, size: VIRTIO_MMIO_SIZE, device: transport, maxSize: 4 });
       this.#resets.push(() => transport.reset());
       this.mmioPlaces.push({ base, size: VIRTIO_MMIO_SIZE, gsi });

@@ -126,6 +126,14 @@ export class ByteRing {
     if (result.async) await result.value;
   }
 
+  /** Resolves when there is room, or after `milliseconds`. For threads with an event loop. */
+  async writable(milliseconds = 1000): Promise<void> {
+    const tail = Atomics.load(this.#words, this.#tail);
+    if (this.space > 0 || this.isClosed) return;
+    const result = Atomics.waitAsync(this.#words, this.#tail, tail, milliseconds);
+    if (result.async) await result.value;
+  }
+
   /** Have `readable` resolve although nothing came. */
   wakeReader(): void {
     Atomics.notify(this.#words, this.#head);

@@ -324,6 +324,7 @@ export const createVm: CreateVm = (
     setGsiRouting() {},
     signalMsi() {},
     addDoorbell() {},
+    removeDoorbell: () => false,
     getClock: () => 0n,
     setClock() {},
     tscKhz: 1_000_000,

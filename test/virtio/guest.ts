@@ -37,10 +37,12 @@ export interface GuestFiles {
 export async function virtioGuest(
   suite: "bookworm" | "bookworm-backports",
   script: string,
+  programs: Readonly<Record<string, Uint8Array>> = {},
 ): Promise<GuestFiles> {
   const kernel = await fetchKernel({ suite });
   const archive = new CpioArchive();
   const loads: string[] = [];
+  for (const [name, bytes] of Object.entries(programs)) archive.file(`bin/${name}`, bytes, 0o755);
   for (const [name, bytes] of await modules(kernel)) {
     archive.file(`modules/${name}.ko`, bytes);
     loads.push(`insmod /modules/${name}.ko || echo "insmod ${name} failed"`);
@@ -52,6 +54,8 @@ export async function virtioGuest(
       "export PATH=/usr/sbin:/usr/bin:/sbin:/bin",
       "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev",
       ...loads,
+      // A console that is virtio's was not there when the kernel opened it.
+      "exec </dev/console >/dev/console 2>&1",
       "mkdir -p /mnt",
       "sleep 0.3",
       script,

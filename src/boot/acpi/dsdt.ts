@@ -37,8 +37,17 @@ import {
   uuid,
   when,
 } from "./aml.js";
-import type { Platform, SerialPort } from "./platform.js";
-import { busNumbers, io, ioWindow, irq, irqShared, memory32Fixed, memoryWindow } from "./resources.js";
+import type { Platform, SerialPort, VirtioMmioPlace } from "./platform.js";
+import {
+  busNumbers,
+  interruptLevel,
+  io,
+  ioWindow,
+  irq,
+  irqShared,
+  memory32Fixed,
+  memoryWindow,
+} from "./resources.js";
 
 /** _STA: present, enabled, shown in the user interface, functioning (6.3.7). */
 const STATUS_PRESENT = 0b1111;
@@ -63,6 +72,7 @@ export function dsdt(machine: Platform): Aml {
       ...(machine.rtc ? [rtc()] : []),
       ...(machine.i8042 ? [keyboard(), mouse()] : []),
       ...machine.serialPorts.map((serial, i) => serialPort(serial, i, machine.serialPorts)),
+      ...machine.virtioMmio.map(virtioMmio),
       ...processors(machine.cpus),
     ),
   );
@@ -169,6 +179,19 @@ function serialPort({ port, irq: line }: SerialPort, index: number, all: readonl
     name("_UID", index + 1),
     name("_STA", STATUS_PRESENT),
     name("_CRS", resourceTemplate(io(port, 8), shared ? irqShared(line) : irq(line))),
+  );
+}
+
+/** A virtio-mmio device, by the ID that Linux's and other systems' drivers look for (Linux, drivers/virtio/virtio_mmio.c). */
+function virtioMmio({ base, size, gsi }: VirtioMmioPlace, index: number): Aml {
+  return device(
+    `VR${index.toString(16).toUpperCase().padStart(2, "0")}`,
+    name("_HID", "LNRO0005"),
+    name("_UID", index),
+    // Coherent memory access (6.2.17).
+    name("_CCA", 1),
+    name("_STA", STATUS_PRESENT),
+    name("_CRS", resourceTemplate(memory32Fixed(base, size), interruptLevel(gsi))),
   );
 }
 

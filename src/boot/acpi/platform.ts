@@ -14,6 +14,13 @@ export const PC_SERIAL_PORTS: readonly SerialPort[] = [
   { port: 0x2e8, irq: 3 },
 ];
 
+/** A virtio-mmio device: its registers and its level-triggered interrupt. */
+export interface VirtioMmioPlace {
+  readonly base: number;
+  readonly size: number;
+  readonly gsi: number;
+}
+
 export interface AcpiOptions {
   /** Processors; number i has local APIC ID i and ACPI processor UID i. */
   readonly cpus: number;
@@ -25,6 +32,8 @@ export interface AcpiOptions {
   readonly i8042?: boolean;
   /** PCI host bridge with ECAM; default true. */
   readonly pci?: boolean;
+  /** virtio devices over MMIO; default none. */
+  readonly virtioMmio?: readonly VirtioMmioPlace[];
   /**
    * Where 64-bit memory regions of PCI functions may go: above RAM, within the processor's physical
    * addresses.
@@ -42,5 +51,5 @@ export function platform(options: AcpiOptions): Platform {
   const { cpus } = options;
   if (!(Number.isInteger(cpus) && cpus >= 1 && cpus <= MAX_CPUS))
     throw new RangeError(`ACPI tables for ${cpus} CPUs`);
-  return { serialPorts: PC_SERIAL_PORTS, rtc: true, i8042: true, pci: true, ...options };
+  return { serialPorts: PC_SERIAL_PORTS, rtc: true, i8042: true, pci: true, virtioMmio: [], ...options };
 }

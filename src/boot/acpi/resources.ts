@@ -6,6 +6,7 @@ const SMALL_IRQ_3 = 0x23;
 const SMALL_IO = 0x47;
 /** Large resource items (6.4.3). */
 const LARGE_MEMORY32_FIXED = 0x86;
+const LARGE_EXTENDED_INTERRUPT = 0x89;
 
 /** Address space descriptors, 6.4.3.5: tag and bytes an address. */
 const ADDRESS_SPACE = {
@@ -26,6 +27,9 @@ const IO_ENTIRE_RANGE = 3;
 
 const IRQ_EDGE = 1 << 0;
 const IRQ_SHARED = 1 << 4;
+/** Extended interrupt descriptor flags (6.4.3.6): consumer, level, active high, shared. */
+const INTERRUPT_CONSUMER = 1 << 0;
+const INTERRUPT_SHARED = 1 << 3;
 
 function descriptor(size: number, fill: (view: DataView) => void): Uint8Array {
   const result = new Uint8Array(size);
@@ -59,6 +63,17 @@ export function irqShared(line: number): Uint8Array {
     view.setUint8(0, SMALL_IRQ_3);
     view.setUint16(1, 1 << line, true);
     view.setUint8(3, IRQ_EDGE | IRQ_SHARED);
+  });
+}
+
+/** Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) {gsi}. */
+export function interruptLevel(gsi: number): Uint8Array {
+  return descriptor(9, (view) => {
+    view.setUint8(0, LARGE_EXTENDED_INTERRUPT);
+    view.setUint16(1, 6, true);
+    view.setUint8(3, INTERRUPT_CONSUMER | INTERRUPT_SHARED);
+    view.setUint8(4, 1);
+    view.setUint32(5, gsi, true);
   });
 }
 

@@ -32,9 +32,11 @@ export interface DeviceType {
   /** The driver reset the device. Any thread, device lock held. */
   reset(): void;
   /**
-   * Look at queue `index` and at everything else that the device may do now. On the device's own thread, lock held. True:
-   * there is more to do, soon. Throws `VirtioError`.
+   * Look at what the host wants of the device, and whether its driver is still the same, before its queues are served. On the
+   * device's own thread, lock held.
    */
+  poll?(device: VirtioDevice): void;
+  /** Serve queue `index`. On the device's own thread, lock held. True: there is more to do. Throws `VirtioError`. */
   serve(queue: Queue, index: number): boolean;
 }
 
@@ -58,6 +60,8 @@ const VIRTIO_DEVICE = new Layout("virtio-device", {
   configGeneration: "u32",
   /** The driver uses the interface of before VIRTIO 1.0: no VERSION_1, no FEATURES_OK. */
   legacy: "u32",
+  /** How often the driver reset the device. */
+  resets: "u32",
   /** Incremented at each reset and at each change of a queue's set-up: rings made before are no longer good. */
   epoch: "u32",
 });
@@ -108,6 +112,11 @@ export class VirtioDevice {
     return this.#options.memory;
   }
 
+  /** How often the device was reset: what belonged to an earlier driver is to be forgotten when it changes. */
+  get resets(): number {
+    return this.#state.resets;
+  }
+
   get epoch(): number {
     return this.#state.epoch;
   }
@@ -151,6 +160,7 @@ export class VirtioDevice {
 
   /** The driver writes the status; 0 resets the device (2.4), which has stopped when this returns. */
   writeStatus(value: number): void {
+    const served = this.live;
     this.locked(() => {
       if (value === 0) {
         this.#reset();
@@ -167,7 +177,7 @@ export class VirtioDevice {
       if (!this.legacy && (next & Status.FEATURES_OK) === 0) next &= ~Status.DRIVER_OK;
       this.#setStatus(next | (before & Status.NEEDS_RESET));
     });
-    if (this.live) this.io.ring();
+    if (this.live || served) this.io.ring();
   }
 
   #reset(): void {
@@ -175,6 +185,7 @@ export class VirtioDevice {
     this.#setStatus(0);
     this.#driverFeatures.fill(0);
     state.legacy = 0;
+    state.resets = (state.resets + 1) >>> 0;
     state.epoch = (state.epoch + 1) >>> 0;
     for (const queue of this.queues) queue.reset();
     this.type.reset();
@@ -271,9 +282,10 @@ export class VirtioDevice {
 
   /** Serve all queues once; true where there is more to do. On the device's own thread. */
   serve(): boolean {
-    if (!this.live) return false;
+    if (!this.live && this.type.poll === undefined) return false;
     return this.locked(() => {
       let more = false;
+      this.type.poll?.(this);
       for (const [index, queue] of this.queues.entries()) {
         // Serving one queue may have been the end of it.
         if (!this.live) return false;

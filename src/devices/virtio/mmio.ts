@@ -6,6 +6,7 @@ import type { AccessSize, BusDevice } from "../bus.js";
 import type { InterruptLine } from "../interrupt-line.js";
 import { Isr } from "./constants.js";
 import type { VirtioDevice } from "./device.js";
+import { DeviceDoorbell, type DoorbellVm } from "./doorbell.js";
 import type { Queue } from "./queue.js";
 
 export const VIRTIO_MMIO_SIZE = 0x1000;
@@ -73,11 +74,18 @@ export class VirtioMmio implements BusDevice {
   readonly #isr: number;
   readonly #lock: Mutex;
 
+  readonly #bell: DeviceDoorbell;
+
+  /** `base`: guest-physical address of the registers. */
   constructor(
     allocator: StateAllocator,
     readonly device: VirtioDevice,
     readonly line: InterruptLine,
+    vm: DoorbellVm,
+    readonly base: number,
   ) {
+    const bell = { space: "mmio", size: 4, word: device.io.word } as const;
+    this.#bell = new DeviceDoorbell(allocator, device.name, vm, bell);
     this.#state = allocator.alloc(VIRTIO_MMIO, `${device.name}.mmio`);
     this.#words = allocator.memory.i32;
     const { address } = this.#state;
@@ -197,6 +205,9 @@ export class VirtioMmio implements BusDevice {
       case MmioRegister.STATUS:
         device.writeStatus(value);
         if (value === 0) this.#resetTransport();
+        device.locked(() => {
+          this.#bell.place(device.live ? this.base + MmioRegister.QUEUE_NOTIFY : undefined);
+        });
         break;
       default: {
         const area = AREA[offset];

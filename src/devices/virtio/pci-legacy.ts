@@ -12,6 +12,8 @@ import type { VirtioDevice } from "./device.js";
 import { type CommonState, checkedVector } from "./pci-common.js";
 import type { Queue } from "./queue.js";
 
+/** Queue notify. */
+export const LEGACY_NOTIFY = 16;
 const HEADER_SIZE = 20;
 const HEADER_SIZE_MSIX = 24;
 
@@ -58,7 +60,7 @@ export function legacyRegisters(options: LegacyOptions): BusDevice {
         state.queueSelect = value;
       },
     },
-    { offset: 16, size: 2, read: () => 0, write: () => options.notify() },
+    { offset: LEGACY_NOTIFY, size: 2, read: () => 0, write: () => options.notify() },
     {
       offset: 18,
       size: 1,

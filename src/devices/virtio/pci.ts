@@ -8,7 +8,7 @@
  * | 1 | memory: MSI-X table and pending bits |
  * | 4 | memory: common configuration, ISR status, device configuration, notifications; not of legacy functions |
  */
-import type { Doorbell, Vm } from "../../hypervisor/seam.js";
+import type { Vm } from "../../hypervisor/seam.js";
 import { Layout, type ViewOf } from "../../memory/layout.js";
 import { Mutex } from "../../memory/mutex.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
@@ -22,8 +22,9 @@ import { Command, ConfigOffset } from "../pci/registers.js";
 import type { Region, RegionOwner } from "../pci/window.js";
 import { DeviceId, Isr, NO_VECTOR } from "./constants.js";
 import type { VirtioDevice } from "./device.js";
+import { DeviceDoorbell } from "./doorbell.js";
 import { COMMON_CONFIG_SIZE, commonConfig } from "./pci-common.js";
-import { legacyRegisters } from "./pci-legacy.js";
+import { LEGACY_NOTIFY, legacyRegisters } from "./pci-legacy.js";
 
 export type PciFlavour = "modern" | "legacy" | "transitional";
 
@@ -75,7 +76,7 @@ const VIRTIO_PCI = new Layout("virtio-pci", {
 export interface VirtioPciOptions {
   readonly device: VirtioDevice;
   readonly flavour: PciFlavour;
-  readonly vm: Pick<Vm, "signalMsi">;
+  readonly vm: Pick<Vm, "signalMsi" | "addDoorbell" | "removeDoorbell">;
   /** INTA#. */
   readonly line: InterruptLine;
 }
@@ -91,6 +92,8 @@ export class VirtioPci implements PciFunction, RegionOwner {
   readonly #lock: Mutex;
   readonly #line: InterruptLine;
   readonly #msix: Msix;
+  readonly #modernBell: DeviceDoorbell;
+  readonly #legacyBell: DeviceDoorbell;
   /** Offset of the configuration access capability, or a value past every register. */
   readonly #window: number;
 
@@ -131,6 +134,9 @@ export class VirtioPci implements PciFunction, RegionOwner {
     const [msixAt] = this.config.capabilityOffsets;
     this.#window = modern ? this.config.capabilityOffsets[capabilities.length - 1] : Number.MAX_SAFE_INTEGER;
     this.#msix = new Msix(allocator, `${name}.msix`, vectors, vm, this.config, msixAt);
+    const { word } = device.io;
+    this.#modernBell = new DeviceDoorbell(allocator, name, vm, { space: "mmio", size: 2, word });
+    this.#legacyBell = new DeviceDoorbell(allocator, name, vm, { space: "port", size: 2, word });
     this.regions = this.#makeRegions(vectors, modern);
     device.interrupts = {
       queue: (index) => this.#interrupt(Isr.QUEUE, device.queues[index].state.vector),
@@ -209,6 +215,7 @@ export class VirtioPci implements PciFunction, RegionOwner {
   #writeStatus(value: number): void {
     this.device.writeStatus(value);
     if (value === 0) this.#resetTransport();
+    this.#placeDoorbell();
   }
 
   // --- interrupts, VIRTIO 4.1.4.5 and 4.1.5.3 ---
@@ -263,6 +270,7 @@ export class VirtioPci implements PciFunction, RegionOwner {
       this.#msix.controlChanged();
       this.#lock.with(() => this.#updateLine());
     }
+    if (offset < ConfigOffset.CARDBUS_CIS) this.#placeDoorbell();
   }
 
   // --- access to the regions by configuration space alone, VIRTIO 4.1.4.9 ---
@@ -299,15 +307,15 @@ export class VirtioPci implements PciFunction, RegionOwner {
 
   // --- doorbells ---
 
-  /** Where notifications are written now, as doorbells of the device's Worker. */
-  get doorbells(): Doorbell[] {
-    const { word } = this.device.io;
-    const bells: Doorbell[] = [];
-    const modern = this.flavour === "legacy" ? undefined : this.config.regionAddress(Bar.MODERN);
-    if (modern !== undefined) {
-      bells.push({ space: "mmio", address: modern + Offset.NOTIFY, size: 2, word });
-    }
-    return bells;
+  /** Where notifications are written now. */
+  #placeDoorbell(): void {
+    this.device.locked(() => {
+      const modern = this.config.regionAddress(Bar.MODERN);
+      const legacy = this.config.regionAddress(Bar.LEGACY);
+      const { live } = this.device;
+      this.#modernBell.place(live && modern !== undefined ? modern + Offset.NOTIFY : undefined);
+      this.#legacyBell.place(live && legacy !== undefined ? legacy + LEGACY_NOTIFY : undefined);
+    });
   }
 }
 

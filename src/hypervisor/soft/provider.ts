@@ -7,6 +7,7 @@ import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { Timer, Timers } from "../../memory/timers.js";
 import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vcpu, Vm } from "../seam.js";
+import { SoftDoorbells } from "./doorbells.js";
 import { TSC_KHZ } from "./irqchip/cpu-signals.js";
 import { IrqChip } from "./irqchip/irqchip.js";
 import { KvmClock } from "./irqchip/kvmclock.js";
@@ -94,7 +95,7 @@ export class SoftVm implements Vm {
   readonly #busLock: ViewOf<typeof BUS_LOCK>;
   readonly #slots = new Map<number, MemorySlot>();
   readonly #vcpus = new Map<number, SoftVcpu>();
-  readonly #doorbells: Doorbell[] = [];
+  readonly #doorbells: SoftDoorbells;
   readonly cpuids: readonly CpuidTable[];
   readonly #hotCodeTimers: readonly Timer[];
   readonly #profileTimers: readonly Timer[];
@@ -120,6 +121,7 @@ export class SoftVm implements Vm {
     this.coherence = new Coherence(memory, allocator, states, this.physMap, (id, bits) =>
       this.request(id, bits),
     );
+    this.#doorbells = new SoftDoorbells(memory, allocator);
     this.cpuids = this.places.map((_, id) => new CpuidTable(memory, allocator, `soft.cpuid${id}`));
     const tsc = { tscOffset: (id: number) => this.places[id].state.tscOffset };
     this.irqchip = new (options.parts?.IrqChip ?? IrqChip)(
@@ -267,20 +269,16 @@ export class SoftVm implements Vm {
     this.irqchip.routing.signalMsi(msi);
   }
   addDoorbell(doorbell: Doorbell): void {
-    this.#doorbells.push(doorbell);
+    this.#doorbells.add(doorbell);
+  }
+
+  removeDoorbell(doorbell: Doorbell): boolean {
+    return this.#doorbells.remove(doorbell);
   }
 
   /** Ring the doorbell of a write, if it has one; true where it was consumed. */
   ringDoorbell(space: "port" | "mmio", address: number, size: number, value: bigint): boolean {
-    for (const bell of this.#doorbells) {
-      if (bell.space !== space || bell.address !== address) continue;
-      if (bell.size !== 0 && bell.size !== size) continue;
-      if (bell.datamatch !== undefined && bell.datamatch !== value) continue;
-      Atomics.add(this.memory.i32, bell.word >>> 2, 1);
-      Atomics.notify(this.memory.i32, bell.word >>> 2);
-      return true;
-    }
-    return false;
+    return this.#doorbells.ring(space, address, size, value);
   }
 
   getClock(): bigint {
