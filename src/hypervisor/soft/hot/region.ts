@@ -9,13 +9,13 @@
  * on to.
  */
 import type { HandlerForm } from "../cold/cold-context.js";
+import { ALL_FLAGS, type FlagEffects } from "../cold/flag-effects.js";
 import { Special } from "../cold/special-handlers.js";
 import type { CodeCache } from "../decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder } from "../decode/instruction.js";
 import { call, callIndirect, jmpIndirect, ret } from "../isa/control.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, O, RECORD_SIZE, Rec } from "../vcpu-state.js";
-import { ALL_FLAGS, type FlagEffects } from "./effects.js";
 
 const PAGE = 4096;
 /** Of a region: what it may grow to. */
