@@ -132,6 +132,12 @@ const isCall = ({ definition }: OpcodeRow) => definition === call || definition 
 const isRet = ({ definition }: OpcodeRow) => definition === ret;
 const isIndirectJump = ({ definition }: OpcodeRow) => definition === jmpIndirect;
 
+/**
+ * Calls, returns and indirect jumps. Before what they lead to, `poll` is looked at: another processor may have written it
+ * before it told where it is (SDM vol. 3A, 9.1.3, and what just-in-time compilers do).
+ */
+export const isFarReaching = (row: OpcodeRow) => isCall(row) || isRet(row) || isIndirectJump(row);
+
 /** What the finder asks about the guest. */
 export interface GuestCode {
   readonly facts: (handler: number, row: OpcodeRow) => HandlerFacts | undefined;
@@ -528,7 +534,7 @@ function liveOut(block: Block): number {
   const { row } = instructions[instructions.length - 1];
   // Indirect ones may go elsewhere.
   let live = row.ends === true && !isDirect(row) ? ALL_FLAGS : 0;
-  if (isCall(row) && !isDirect(row)) live = ALL_FLAGS;
+  if (isFarReaching(row)) live = ALL_FLAGS;
   if (taken !== undefined) live |= liveAlong(block, taken);
   if (fallThrough !== undefined) live |= liveAlong(block, fallThrough);
   return taken === undefined && fallThrough === undefined ? ALL_FLAGS : live;
