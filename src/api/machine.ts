@@ -257,6 +257,15 @@ export class Machine {
     device.io.ring();
   }
 
+  /** As `setBalloon`, by so much more than now; less where `change` is negative. */
+  inflateBalloon(change: number): void {
+    this.setBalloon(this.#balloon.type.size.wanted / MIB + change);
+  }
+
+  get hasBalloon(): boolean {
+    return this.#instance.board.virtio.balloon !== undefined;
+  }
+
   /** The balloon's size, and what the guest's driver tells of its memory; waits a second for it at most. Sizes in bytes. */
   async balloonStats(): Promise<{ wanted: number; actual: number; stats: BalloonStats }> {
     const { type, device } = this.#balloon;
