@@ -68,7 +68,7 @@ export interface MachineOptions {
   /** No default guest, no default command line: only what is named here. */
   nodefaults?: boolean;
 
-  /** Instance name, default `guest-PID`. */
+  /** Instance name, default `guest-PID`, then `guest-PID-2` and so on. */
   name?: string;
   /**
    * Be one of the user's running instances, with the name for itself: `nlkt list` shows the machine, and the other commands and

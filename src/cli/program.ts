@@ -62,6 +62,16 @@ export async function main(args: readonly string[]): Promise<number> {
       program.error("error: only `nlkt run` takes a command after `--`");
     }
     if (own.length === 0) program.help({ error: true });
+    // Commander's own answer is the list of commands and no word of what is wrong.
+    const asked = own[0] === "help" ? own[1] : undefined;
+    if (
+      asked !== undefined &&
+      /^[a-z]/.test(asked) &&
+      asked !== "help" &&
+      !program.commands.some((command) => command.name() === asked)
+    ) {
+      program.error(`error: unknown command '${asked}'`);
+    }
     await program.parseAsync(own, { from: "user" });
   } catch (error) {
     endProgress();
