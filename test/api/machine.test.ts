@@ -87,7 +87,7 @@ test("a panic on the console makes a reboot a crash", async () => {
 });
 
 test("a machine that does not end is stopped by the timeout, even one that heeds nothing", async () => {
-  const { status, output } = await play({ timeoutSeconds: 0.3 }, "print up", "spin");
+  const { status, output } = await play({ timeoutSeconds: 2 }, "print up", "spin");
   assert.equal(status.reason, "timeout");
   assert.equal(status.code, 124);
   assert.equal(output, "up\r\n");
