@@ -9,7 +9,7 @@ import { runVcpu } from "./vcpu-runner.js";
 
 const data = workerData as ThreadData;
 
-await enterThread(`vcpu-${data.id}`, data, (board) => {
+await enterThread(`vcpu-${data.id}`, data, async (board) => {
   const { lifecycle, clock, guestMemory, output } = board;
   wakePunctually();
   lifecycle.waitUntilRunning();
@@ -23,7 +23,7 @@ await enterThread(`vcpu-${data.id}`, data, (board) => {
   }
   const { debug } = data.config;
   try {
-    runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
+    await runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
   } finally {
     const profile = vcpu.profile?.();
     if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });
