@@ -1,14 +1,8 @@
 /** New qcow2 images. */
 import { DiskError } from "../disk.js";
 import type { HostFile } from "../host-file.js";
-import {
-  type CompressionType,
-  encodeHeader,
-  l1EntriesFor,
-  type NewHeader,
-  readHeader,
-  setU64,
-} from "./header.js";
+import { type CompressionType, l1EntriesFor, readHeader, setU64 } from "./header.js";
+import { encodeHeader, type NewHeader } from "./header-encoder.js";
 import { ALL_SUBCLUSTERS } from "./layout.js";
 import { Qcow2Disk } from "./qcow2-disk.js";
 
