@@ -15,6 +15,17 @@ export interface Job {
 export interface JobGroup {
   readonly name: string;
   readonly memoryMiB: number;
+  /** vCPUs, one where left out. */
+  readonly cpus?: number;
+  /** "compilers": with gcc and make. */
+  readonly userland?: "compilers";
+  /** A job's time in percent of another's. */
+  readonly derived?: readonly {
+    readonly title: string;
+    readonly of: string;
+    readonly against: string;
+    readonly reach: number;
+  }[];
   /** Whether the jobs read TEXT, a file of 64 MiB. */
   readonly text: boolean;
   readonly jobs: readonly Job[];

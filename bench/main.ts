@@ -2,14 +2,24 @@
  * `npm run bench`: one table, each row NLKT beside QEMU's software CPU (TCG) and the host's own, in the same run on the same
  * machine. The sides take turns, so that what else the machine does hits all.
  */
+import { readFileSync, writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { makeGuests } from "./guests.js";
+import { makeGuests, Unavailable } from "./guests.js";
 import { describeMachine } from "./machine.js";
 import { qemuVersion, startNlkt, startQemu } from "./peers.js";
 import { type Line, ROWS, type Row, type Sample } from "./rows.js";
-import { printTable, type Result, reportRow } from "./table.js";
+import { type Result, reportRow, tableText } from "./table.js";
 
-const HELP = `npm run bench -- [--runs N] [--only WORD]... [--tier auto|hot|cold]... [--no-native] [--json] [--list]`;
+const HELP = `npm run bench -- [--runs N] [--only WORD]... [--tier auto|hot|cold]... [--no-native] [--json] [--save] [--list]
+
+  --runs N       times that each side does each row; the table has the medians (default 5)
+  --only WORD    rows whose name, or group's name, has WORD in it
+  --tier TIER    NLKT's tiers; the first is the one that counts (default auto)
+  --no-native    without the host's own CPU
+  --json         all values, for programs
+  --save         put the table into docs/performance.md, too
+  --list         the rows' names`;
 const NATIVE = "native";
 const QEMU_SIDE = "QEMU TCG";
 
@@ -60,6 +70,7 @@ function readOptions() {
         only: { type: "string", multiple: true, default: [] },
         "no-native": { type: "boolean", default: false },
         json: { type: "boolean", default: false },
+        save: { type: "boolean", default: false },
         list: { type: "boolean", default: false },
         help: { type: "boolean", default: false },
       },
@@ -72,6 +83,22 @@ function readOptions() {
 function wrongUsage(message: string): never {
   console.error(`bench: ${message}\n${HELP}`);
   process.exit(2);
+}
+
+/** This file runs as dist/bench/main.js. */
+const DOCUMENT = fileURLToPath(new URL("../../docs/performance.md", import.meta.url));
+/** What stands around the table there. */
+const BEGIN = "<!-- table of npm run bench -- --save -->\n";
+const END = "<!-- end of the table -->\n";
+
+function save(text: string): void {
+  const document = readFileSync(DOCUMENT, "utf8");
+  const from = document.indexOf(BEGIN);
+  const to = document.indexOf(END);
+  if (from < 0 || to < from) throw new Error(`${DOCUMENT} has no place for the table`);
+  const date = new Date().toISOString().slice(0, 10);
+  const block = `\nMeasured on ${date}:\n\n\`\`\`text\n${text}\n\`\`\`\n\n`;
+  writeFileSync(DOCUMENT, document.slice(0, from) + BEGIN + block + document.slice(to));
 }
 
 let failed = false;
@@ -96,6 +123,10 @@ async function measure(row: Row): Promise<void> {
           if (sum !== undefined) sums.set(side, [...(sums.get(side) ?? []), sum]);
         }
       } catch (error) {
+        if (error instanceof Unavailable) {
+          console.error(`bench: without ${row.name}: ${error.message}`);
+          return;
+        }
         const message = `${row.name}, ${side}: ${(error as Error).message}`;
         failed ||= own.includes(side);
         if (own.includes(side) || !leftOut.has(message)) console.error(`bench: ${message}`);
@@ -114,5 +145,7 @@ const rows = results.map((result) => reportRow(result, own, QEMU_SIDE, NATIVE));
 for (const { name, wrong } of rows) if (wrong !== undefined) console.error(`bench: ${name}: ${wrong}`);
 if (rows.some(({ wrong }) => wrong !== undefined)) failed = true;
 if (options.json) console.log(JSON.stringify({ machine, runs, rows }, null, 2));
-else printTable(machine, [...sides.keys()], own, runs, rows);
+const text = tableText(machine, [...sides.keys()], own, runs, rows);
+if (!options.json) console.log(text);
+if (options.save) save(text);
 process.exit(failed ? 1 : 0);

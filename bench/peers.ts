@@ -13,21 +13,25 @@ export interface GuestSpec {
   readonly kernel: string;
   readonly initrd: string;
   readonly memoryMiB?: number;
+  /** vCPUs, one where left out. */
+  readonly cpus?: number;
 }
 
 export type Start = (guest: GuestSpec) => Guest;
 
 export const startNlkt =
   (tier: string): Start =>
-  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB }) => {
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1 }) => {
     const options = ["--tier", tier, "--accel", "soft", "--loglevel", "debug", "-m", `${memoryMiB}`];
+    options.push("-c", `${cpus}`);
     return new Guest(process.execPath, [NLKT, "run", ...options, "-k", kernel, "-i", initrd, "-p", "quiet"]);
   };
 
 /** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
-export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB }) =>
+export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1 }) =>
   new Guest(QEMU, [
-    ...["-accel", "tcg", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
+    ...["-accel", "tcg,thread=multi", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
+    ...["-smp", `${cpus}`],
     ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
     ...["-kernel", kernel, "-initrd", initrd],
     ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true })],

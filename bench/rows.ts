@@ -4,11 +4,13 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Guests } from "./guests.js";
 import { GROUPS, type Job, type JobGroup, JobReader, type JobSample } from "./jobs.js";
+import { kvmExitRows } from "./kvm-exits.js";
 import { runNative } from "./native.js";
 import type { Start } from "./peers.js";
+import { SMP_BOOT, SMP_GROUPS } from "./smp-rows.js";
 
 /** Smaller is better for all of them. */
-export type Unit = "s" | "ms" | "% of a core";
+export type Unit = "s" | "ms" | "µs" | "% of a core" | "%";
 
 /** What NLKT is to reach: a multiple of the peer's value, or a value. */
 export type Reach = { readonly ratio: number } | { readonly value: number };
@@ -46,10 +48,14 @@ const SETTLE_SECONDS = 2;
 
 export const ROWS: readonly Row[] = [
   boot("boot of Debian 6.12 to power-off", (guests) => guests.kernel612(), { ratio: 1.5 }),
+  boot("boot of a small kernel to power-off", (guests) => guests.smallKernel(), { ratio: 1.5 }),
   boot("boot of Debian 6.1 to power-off", (guests) => guests.kernel61()),
   ...GROUPS.map(jobs),
+  SMP_BOOT,
+  ...SMP_GROUPS.map(jobs),
   idle("idle at a shell prompt", { value: 2 }),
   firstInstruction("to the first guest instruction"),
+  ...(await kvmExitRows()),
 ];
 
 function boot(name: string, kernel: (guests: Guests) => Promise<string>, reach?: Reach): Row {
@@ -65,33 +71,52 @@ function boot(name: string, kernel: (guests: Guests) => Promise<string>, reach?:
 }
 
 function jobs(group: JobGroup): Row {
+  const { derived = [] } = group;
+  const asked = (lines: readonly Line[], title: string) => lines.some(({ name }) => name === title);
   const chosen = (lines: readonly Line[]): Job[] =>
-    group.jobs.filter(({ title }) => lines.some(({ name }) => name === title));
-  const named = (samples: readonly JobSample[]): Sample[] =>
-    samples.map(({ name, seconds, sum }) => {
-      const job = group.jobs.find((candidate) => candidate.name === name)!;
-      return { name: job.title, value: seconds, sum };
-    });
+    group.jobs.filter(
+      ({ name, title }) =>
+        asked(lines, title) ||
+        derived.some((line) => asked(lines, line.title) && (line.of === name || line.against === name)),
+    );
+  const named = (samples: readonly JobSample[], lines: readonly Line[]): Sample[] => {
+    const seconds = (job: string) => samples.find(({ name }) => name === job)?.seconds ?? Number.NaN;
+    const all = [
+      ...samples.map(({ name, seconds, sum }): Sample => {
+        const job = group.jobs.find((candidate) => candidate.name === name)!;
+        return { name: job.title, value: seconds, sum };
+      }),
+      ...derived.map(
+        ({ title, of, against }): Sample => ({ name: title, value: (100 * seconds(of)) / seconds(against) }),
+      ),
+    ];
+    return all.filter(({ name }) => asked(lines, name));
+  };
   return {
     name: group.name,
-    lines: group.jobs.map(({ title, reach }) => ({ name: title, unit: "s", reach: { ratio: reach } })),
+    lines: [
+      ...group.jobs.map(({ title, reach }): Line => ({ name: title, unit: "s", reach: { ratio: reach } })),
+      ...derived.map(({ title, reach }): Line => ({ name: title, unit: "%", reach: { value: reach } })),
+    ],
     hasPeer: true,
     async measure(start, guests, lines) {
       const userland = await guests.userland();
       const initrd = await userland.image(group, chosen(lines));
-      const guest = start({ kernel: await guests.kernel61(), initrd, memoryMiB: group.memoryMiB });
+      const guest = start({ kernel: await guests.kernel61(), initrd, ...sizeOf(group) });
       const reader = new JobReader();
       guest.onLine((line) => reader.line(line));
       await guest.ended;
       if (!reader.done) throw new Error("the guest powered off before its work was done");
-      return named(reader.samples);
+      return named(reader.samples, lines);
     },
     async native(guests, lines) {
       const { root, files } = await guests.userland();
-      return named(await runNative(root, await files(group, chosen(lines))));
+      return named(await runNative(await root(group), await files(group, chosen(lines))), lines);
     },
   };
 }
+
+const sizeOf = ({ memoryMiB, cpus = 1 }: JobGroup) => ({ memoryMiB, cpus });
 
 function idle(name: string, reach: Reach): Row {
   return {

@@ -80,24 +80,25 @@ function wrongSums(
     : `the results of ${wrong.join(" and ")} differ from those of ${right}`;
 }
 
-export function printTable(
+/** The machine, and the table. */
+export function tableText(
   machine: HostMachine,
   sides: readonly string[],
   own: readonly string[],
   runs: number,
   rows: readonly ReportRow[],
-): void {
+): string {
   const { cpu, cores, memoryGiB, os, kernel, node, qemu, load } = machine;
-  console.log(`${cpu}, ${cores} ${cores === 1 ? "core" : "cores"}, ${memoryGiB} GiB; ${os}, Linux ${kernel}`);
-  console.log(
+  const lines = [
+    `${cpu}, ${cores} ${cores === 1 ? "core" : "cores"}, ${memoryGiB} GiB; ${os}, Linux ${kernel}`,
     `Node ${node}; ${qemu === undefined ? "no QEMU here, nothing to compare with" : `QEMU ${qemu}`}`,
-  );
+  ];
   if (load > cores / 4) {
-    console.log(
+    lines.push(
       `The machine was not idle (load ${load}): the times are too long, and not to be compared with others.`,
     );
   }
-  console.log(`\n${runs === 1 ? "One run" : `Medians of ${runs} runs, and the shortest and longest`}.\n`);
+  lines.push("", `${runs === 1 ? "One run" : `Medians of ${runs} runs, and the shortest and longest`}.`, "");
   const cells = rows.map((row) => [
     `${row.name}, ${row.unit}`,
     ...sides.map((side) => cell(row.sides[side])),
@@ -112,9 +113,10 @@ export function printTable(
     const line = row.map((text, column) =>
       left.has(column) ? text.padEnd(widths[column]) : text.padStart(widths[column]),
     );
-    console.log(line.join("  ").trimEnd());
+    lines.push(line.join("  ").trimEnd());
   }
-  if (qemu !== undefined) console.log(`\nRatio: ${own.join(", ")} to QEMU's; below 1 NLKT is faster.`);
+  if (qemu !== undefined) lines.push("", `Ratio: ${own.join(", ")} to QEMU's; below 1 NLKT is faster.`);
+  return lines.join("\n");
 }
 
 function cell(values: Statistics | undefined): string {

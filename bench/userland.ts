@@ -26,6 +26,18 @@ const WITHOUT = [
   /^usr\/share\/(zoneinfo|i18n|python-wheels)\//,
 ];
 
+const COMPILERS = {
+  packages: ["bash", "coreutils", "dash", "gcc", "libc6-dev", "make"],
+  without: [
+    /\/gconv\//,
+    /\/lto1$/,
+    /\/lib[alt]san/,
+    /\/libubsan/,
+    /\/libasan/,
+    /^usr\/share\/(zoneinfo|i18n)\//,
+  ],
+};
+
 /** busybox sees to what is no part of the userland: it is static. */
 const INIT = `#!${BUSYBOX} sh
 export PATH=${BENCH_DIRECTORY}/bin
@@ -43,7 +55,7 @@ const run = promisify(execFile);
 
 export interface BenchUserland {
   /** For a chroot. */
-  readonly root: string;
+  readonly root: (group: JobGroup) => Promise<string>;
   /** The files of the bench: what is at BENCH_DIRECTORY. */
   readonly files: (group: JobGroup, jobs: readonly Job[]) => Promise<string>;
   /** An initramfs that runs `jobs` and powers the machine off. */
@@ -56,6 +68,12 @@ export async function benchUserland(
   progress: (message: string) => void,
 ): Promise<BenchUserland> {
   const tree = await rootTree({ name: "bench", packages: PACKAGES, without: WITHOUT }, progress);
+  let compilers: Promise<RootTree> | undefined;
+  const treeOf = async ({ userland }: JobGroup): Promise<RootTree> => {
+    if (userland === undefined) return tree;
+    compilers ??= rootTree({ ...COMPILERS, name: "bench-compilers" }, progress);
+    return compilers;
+  };
   const programs = await compiledPrograms(progress);
   const text = await makeOnce(
     path.join(cacheDirectory(), "bench", `text-${BENCH_TEXT_BYTES}`),
@@ -78,12 +96,12 @@ export async function benchUserland(
     return directory;
   };
   return {
-    root: tree.root,
+    root: async (group) => (await treeOf(group)).root,
     files,
     image: async (group, jobs) => {
       const directory = await files(group, jobs);
       const image = `${directory}.cpio`;
-      await writeFile(image, await imageOf(tree, directory));
+      await writeFile(image, await imageOf(await treeOf(group), directory));
       return image;
     },
   };

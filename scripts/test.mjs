@@ -5,6 +5,7 @@ import { readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import path from "node:path";
 import { run } from "node:test";
+import { pathToFileURL } from "node:url";
 import { build, install, ROOT } from "./lib/prepare.mjs";
 import { TestReport } from "./lib/test-report.mjs";
 
@@ -13,6 +14,11 @@ const TIMEOUT_MILLISECONDS = 10 * 60 * 1000;
 
 install();
 build();
+
+// Locks are validated everywhere: in the tests' own processes and Workers, and in the machines that they start.
+const validateLocks = pathToFileURL(path.join(ROOT, "dist/test/validate-locks.js"));
+process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --import=${validateLocks}`;
+process.env.NLKT_LOCKDEP = "1";
 
 const words = process.argv.slice(2);
 const tests = path.join(ROOT, "dist/test");

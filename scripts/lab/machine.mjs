@@ -23,6 +23,9 @@ const COMMAND_LINE = "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on 
 const MEMORY_MIB = 4096;
 const CPUS = 2;
 
+/** Signals that end this process, and the lab with it. */
+const SIGNALS = ["SIGHUP", "SIGINT", "SIGTERM"];
+
 /** The last line of the lab's /init, with the command's status. */
 const STATUS = /^lab: status (\d+)\r?$/;
 
@@ -96,7 +99,7 @@ async function prepare(progress) {
  */
 export async function runInLab(
   command,
-  { onLine = console.log, progress = console.error, seconds = 600 } = {},
+  { onLine = console.log, progress = console.error, seconds = 1200 } = {},
 ) {
   const { kernel, initramfs } = await prepare(progress);
   const job = mkdtempSync(path.join(tmpdir(), "nlkt-lab-"));
@@ -128,7 +131,9 @@ export async function runInLab(
   let status;
   const timer = setTimeout(() => qemu.kill("SIGKILL"), seconds * 1000);
   const stop = () => qemu.kill("SIGKILL");
+  const interrupted = () => process.exit(1);
   process.once("exit", stop);
+  for (const signal of SIGNALS) process.once(signal, interrupted);
   try {
     const ended = new Promise((resolve, reject) => {
       qemu.once("error", reject);
@@ -144,6 +149,7 @@ export async function runInLab(
   } finally {
     clearTimeout(timer);
     process.off("exit", stop);
+    for (const signal of SIGNALS) process.off(signal, interrupted);
     rmSync(job, { recursive: true, force: true });
   }
 }

@@ -73,6 +73,11 @@ function parseHeader(file: Uint8Array, name: string): SetupHeader {
       `${name}: truncated kernel: ${formatSize(file.length)} of ${formatSize(setupSize + codeSize)} are there`,
     );
   }
+  const missing = signatureEnd(view) - file.length;
+  if (missing > 0) {
+    const bytes = missing === 1 ? "byte is" : `${missing} bytes are`;
+    throw new BootError(`${name}: truncated kernel: its last ${bytes} missing`);
+  }
   if (codeSize === 0) throw new BootError(`${name}: broken kernel: no protected-mode code`);
   const has = (protocol: number) => version >= protocol;
   const preferred = has(PROTOCOL_INIT_SIZE) ? view.getBigUint64(0x258, true) : 0n;
@@ -89,6 +94,24 @@ function parseHeader(file: Uint8Array, name: string): SetupHeader {
     preferredAddress: preferred < 2n ** 32n ? Number(preferred) : 0,
     initSize: has(PROTOCOL_INIT_SIZE) ? u32(0x260) : 0,
   };
+}
+
+// PE Format (Microsoft, "MS-DOS Stub", "COFF File Header", "Optional Header"): a bzImage with an EFI stub is a PE32+ file, too.
+const PE_OFFSET = 0x3c;
+const PE_MAGIC = 0x4550;
+const PE_OPTIONAL_HEADER = 24;
+const PE32_PLUS_MAGIC = 0x20b;
+const PE_CERTIFICATE_TABLE = PE_OPTIONAL_HEADER + 144;
+
+/** Where the signature ends that distributions put behind the kernel: the end of the file. 0 where there is none. */
+function signatureEnd(view: DataView): number {
+  const pe = view.getUint32(PE_OFFSET, true);
+  if (pe + PE_CERTIFICATE_TABLE + 8 > view.byteLength || view.getUint32(pe, true) !== PE_MAGIC) return 0;
+  if (view.getUint16(pe + PE_OPTIONAL_HEADER, true) !== PE32_PLUS_MAGIC) return 0;
+  // The one table whose address is an offset in the file.
+  const offset = view.getUint32(pe + PE_CERTIFICATE_TABLE, true);
+  const size = view.getUint32(pe + PE_CERTIFICATE_TABLE + 4, true);
+  return size === 0 ? 0 : offset + size;
 }
 
 /** Loads a bzImage. Throws `BootError`. */

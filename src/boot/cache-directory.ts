@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import path from "node:path";
+import { BootError } from "./boot-error.js";
 
 /** `$XDG_CACHE_HOME/nlkt`, or `~/.cache/nlkt`. The specification has relative paths ignored. */
 export function cacheDirectory(): string {
@@ -28,9 +29,11 @@ const STALE_MS = 3_600_000;
  */
 export async function makeOnce(target: string, fill: (temporary: string) => Promise<void>): Promise<string> {
   if (await exists(target)) return target;
-  await mkdir(path.dirname(target), { recursive: true });
+  await makeCacheDirectory(path.dirname(target));
   await removeStale(target);
-  const temporary = await mkdtemp(target + TEMPORARY);
+  const temporary = await mkdtemp(target + TEMPORARY).catch((error) =>
+    refusedByCache(path.dirname(target), error),
+  );
   try {
     await fill(temporary);
     await rename(temporary, target).catch(async (error) => {
@@ -40,6 +43,51 @@ export async function makeOnce(target: string, fill: (temporary: string) => Prom
     await rm(temporary, { recursive: true, force: true });
   }
   return target;
+}
+
+/** Makes `directory` of the cache and those above it. Throws `BootError`. */
+export async function makeCacheDirectory(directory: string): Promise<void> {
+  try {
+    await makeWithParents(directory);
+  } catch (error) {
+    refusedByCache(directory, error as NodeJS.ErrnoException);
+  }
+}
+
+/** Node's own `mkdir` with `recursive` never ends where a file system has no new directories: /proc. */
+async function makeWithParents(directory: string): Promise<void> {
+  const make = () =>
+    mkdir(directory).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EEXIST" || !(await stat(directory)).isDirectory()) throw error;
+    });
+  try {
+    await make();
+  } catch (error) {
+    const parent = path.dirname(directory);
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || parent === directory) throw error;
+    if (await exists(parent)) throw error;
+    await makeWithParents(parent);
+    await make();
+  }
+}
+
+/** What to say instead of "EACCES: permission denied, mkdir …". */
+const REASONS: Readonly<Record<string, string>> = {
+  EACCES: "permission denied",
+  EROFS: "read-only file system",
+  ENOSPC: "no space left",
+  EDQUOT: "no space left",
+  ENOTDIR: "its path leads through a file",
+  EEXIST: "a file is in its place",
+  ENOENT: "it cannot be made",
+};
+
+/** Throws the `BootError` for a file operation in `directory` of the cache that failed. */
+export function refusedByCache(directory: string, { code, message }: NodeJS.ErrnoException): never {
+  const reason = REASONS[code ?? ""] ?? message;
+  throw new BootError(
+    `cache directory ${directory}: ${reason}: set XDG_CACHE_HOME to a directory of yours, or name a kernel with -k`,
+  );
 }
 
 /** Removes what processes that were interrupted have left. */

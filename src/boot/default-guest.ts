@@ -8,11 +8,18 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { BootError } from "./boot-error.js";
-import { cacheDirectory, exists, makeOnce, TEMPORARY } from "./cache-directory.js";
+import {
+  cacheDirectory,
+  exists,
+  makeCacheDirectory,
+  makeOnce,
+  refusedByCache,
+  TEMPORARY,
+} from "./cache-directory.js";
 import { CpioArchive } from "./cpio.js";
 import {
   type Architecture,
@@ -92,7 +99,9 @@ export async function fetchKernel(
     };
     await PackageSource.use(suite, name, progress, fill, request.architecture);
   });
-  return readKernel(target);
+  const kernel = await readKernel(target);
+  if (!(await exists(kernel.vmlinuz))) throw new BootError(`the cached kernel is broken; remove ${target}`);
+  return kernel;
 }
 
 async function readKernel(directory: string): Promise<CachedKernel> {
@@ -201,10 +210,15 @@ export async function fetchInitramfs(progress: Progress = () => {}): Promise<str
   const directory = path.join(cacheDirectory(), "initramfs", suite);
   const file = path.join(directory, `${hash}.cpio`);
   if (!(await exists(file))) {
-    await mkdir(directory, { recursive: true });
+    await makeCacheDirectory(directory);
     const temporary = `${file}.tmp-${process.pid}`;
-    await writeFile(temporary, bytes);
-    await rename(temporary, file);
+    try {
+      await writeFile(temporary, bytes);
+      await rename(temporary, file);
+    } catch (error) {
+      await rm(temporary, { force: true });
+      refusedByCache(directory, error as NodeJS.ErrnoException);
+    }
   }
   return file;
 }

@@ -122,6 +122,7 @@ const FILE_ERRORS: Readonly<Record<string, string>> = {
 
 /** Reads a kernel or an initrd; `what` is which, for messages. Throws `BootError`. */
 export async function readImageFile(path: string, what: "kernel" | "initrd"): Promise<Uint8Array> {
+  if (path === "") throw new BootError(`${what}: its file name is empty`);
   try {
     // O_NONBLOCK: to open a pipe would wait for its writer.
     const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);

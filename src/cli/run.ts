@@ -182,7 +182,9 @@ async function machineOptions(
   const found = named === undefined && !nodefaults ? await findKernel() : undefined;
   const kernel = named ?? found;
   const { rows, columns } = process.stdout;
-  const terminal = process.stdin.isTTY && process.stdout.isTTY ? { rows, columns } : undefined;
+  // A serial line as the terminal has no size: 0 by 0.
+  const sized = process.stdin.isTTY && process.stdout.isTTY && rows > 0 && columns > 0;
+  const terminal = sized ? { rows, columns } : undefined;
   return {
     ...given({
       kernel,

@@ -20,6 +20,8 @@ export interface BusDevice {
   read(offset: number, size: AccessSize): number;
   /** `value` is unsigned. */
   write(offset: number, size: AccessSize, value: number): void;
+  /** For traces: whether anything answers at `offset`. Left out: always. */
+  decodes?(offset: number): boolean;
 }
 
 export interface BusRange {
@@ -121,7 +123,8 @@ abstract class Bus {
       }
       if (this.#trace !== undefined) {
         const shown = size === 4 ? value >>> 0 : value & (size === 2 ? 0xffff : 0xff);
-        this.#trace(claim?.owner, address, size, shown, isWrite);
+        const answers = claim?.device.decodes?.(address + claim.delta) !== false;
+        this.#trace(answers ? claim?.owner : undefined, address, size, shown, isWrite);
       }
       address += size;
       at += size;

@@ -131,7 +131,7 @@ export class Board {
       clock,
       this.vm,
       COM_PORTS[0].base,
-      (sleep) => sleep(),
+      (sleep) => this.lifecycle.whileStandingStill(sleep),
     );
     this.#inputTimer = this.timers.create(() => {
       for (const port of ports) port.poll();

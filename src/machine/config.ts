@@ -13,6 +13,8 @@ export const DEFAULT_KVM_DEVICE = "/dev/kvm";
 
 /** vCPUs that the soft provider can run. */
 export const MAX_SOFT_CPUS = 8;
+/** And KVM: APIC IDs of 8 bits, without the one that means all. The host may have less. */
+export const MAX_KVM_CPUS = 255;
 
 export const LOG_LEVELS = ["error", "warning", "info", "debug"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -155,6 +157,9 @@ export function checkConfig(config: MachineConfig, hostArchitecture: string = pr
   }
   checkDevices(config);
   if (!Number.isInteger(cpus) || cpus < 1) throw new ConfigError(`--cpus: ${cpus} is no number of vCPUs`);
+  if (cpus > MAX_KVM_CPUS) {
+    throw new ConfigError(`--cpus: ${cpus} is too many: at most ${MAX_KVM_CPUS}`);
+  }
   if (soft) {
     if (cpus > MAX_SOFT_CPUS) {
       throw new ConfigError(`--cpus: ${cpus} is too many: the software CPU runs at most ${MAX_SOFT_CPUS}`);

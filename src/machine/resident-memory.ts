@@ -9,11 +9,12 @@ const RESIDENT = 1;
 const mincore = koffi.load(null).func("int mincore(void *, size_t, void *)");
 
 /** Bytes; undefined where the host does not say. */
-export function residentRam({ memory, guestMemory }: Board): number | undefined {
-  const start = koffi.address(memory.u8);
+export function residentRam({ guestMemory }: Board): number | undefined {
   let pages = 0;
-  for (const { offset, size } of guestMemory.slots) {
+  for (const slot of guestMemory.slots) {
+    const { offset, size } = slot;
     const vector = new Uint8Array(size / PAGE);
+    const start = koffi.address(guestMemory.memoryOf(slot).u8);
     if (mincore(start + BigInt(offset), size, vector) !== 0) return undefined;
     for (const page of vector) pages += page & RESIDENT;
   }

@@ -1,4 +1,5 @@
 /** What a Worker of the machine is given, and what it does first. */
+import { writeFileSync } from "node:fs";
 import { Clock } from "../memory/clock.js";
 import { validateLocksIfAsked } from "../memory/lock-order.js";
 import { SharedMemory } from "../memory/shared-memory.js";
@@ -22,6 +23,13 @@ export interface ThreadData {
 /** Posted to the main thread when vCPU 0 is about to run its first instruction. */
 export const RUNNING = "running";
 
+/** For `top -H` and debuggers (proc(5), /proc/pid/comm). Elsewhere than on Linux threads stay nameless. */
+function nameThread(name: string): void {
+  try {
+    writeFileSync("/proc/thread-self/comm", name);
+  } catch {}
+}
+
 /**
  * Build this thread's objects over the machine's memory and run `body` on them. What goes wrong before the board exists
  * reaches the main thread as the Worker's `error` event, what goes wrong later through the lifecycle.
@@ -31,6 +39,7 @@ export async function enterThread(
   data: ThreadData,
   body: (board: Board) => void | Promise<void>,
 ): Promise<void> {
+  nameThread(name);
   validateLocksIfAsked(data.lockOrder);
   const provider = await loadProvider(data.config);
   const board = new Board({

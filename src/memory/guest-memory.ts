@@ -97,6 +97,22 @@ export class GuestMemory {
     return slot.offset + (address - slot.guestPhysical);
   }
 
+  /**
+   * Where `length` bytes of RAM at `address` are, counted through all memories: what `memoryAt` and `marked` take. Throws
+   * `GuestMemoryError`.
+   */
+  locate(address: GuestPhysical, length: number): number {
+    const slot = this.#slot(address, length);
+    return globalOffset(slot, slot.offset + (address - slot.guestPhysical));
+  }
+
+  /** The memory that `location` (of `locate`) is in; there it is at `location % WASM_MEMORY_LIMIT`. */
+  memoryAt(location: number): SharedMemory {
+    return location < WASM_MEMORY_LIMIT
+      ? this.memory
+      : this.#memories[Math.floor(location / WASM_MEMORY_LIMIT)];
+  }
+
   /** A view for reading only: what is written through it is not marked. Throws `GuestMemoryError`. */
   bytes(address: GuestPhysical, length: number): Uint8Array {
     const slot = this.#slot(address, length);

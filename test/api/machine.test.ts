@@ -213,7 +213,7 @@ test("a configuration that cannot be is refused in one line that names the optio
       return true;
     });
   await refused({ memoryMiB: 1 }, /^--mem: 1 MiB is too small: at least 4 MiB$/);
-  await refused({ memoryMiB: 4096 }, /^--mem: 4096 MiB is too large: at most /);
+  await refused({ memoryMiB: 4096 }, /^--mem: 4096 MiB is too large: the software CPU takes at most /);
   await refused({ cpus: 0 }, /^--cpus: /);
   await refused({ cpus: 1000 }, /^--cpus: 1000 is too many/);
   await refused({ kernel: "/nonexistent" }, /^kernel \/nonexistent: no such file$/);

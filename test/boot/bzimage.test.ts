@@ -221,6 +221,17 @@ test("broken images", async () => {
   };
   const cases: [string, Buffer, RegExp][] = [
     ["truncated", image.subarray(0, image.length - 100), /kernel: truncated kernel: .* of .* are there/],
+    [
+      "signature cut off",
+      patched((copy) => {
+        copy.writeUInt32LE(0x40, 0x3c);
+        copy.write("PE\0\0", 0x40);
+        copy.writeUInt16LE(0x20b, 0x58);
+        copy.writeUInt32LE(copy.length - 8, 0xe8);
+        copy.writeUInt32LE(1472, 0xec);
+      }),
+      /kernel: truncated kernel: its last 1464 bytes are missing/,
+    ],
     ["cut in the header", image.subarray(0, 0x240), /truncated kernel: the setup header is cut off/],
     ["too old", patched((copy) => copy.writeUInt16LE(0x0205, 0x206)), /boot protocol 2\.05/],
     ["a zImage", patched((copy) => copy.fill(0, 0x211, 0x212)), /too old a kernel/],

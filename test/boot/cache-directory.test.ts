@@ -4,6 +4,7 @@ import { mkdir, utimes, writeFile } from "node:fs/promises";
 import { homedir, tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
+import { BootError } from "../../src/boot/boot-error.js";
 import { cacheDirectory, makeOnce } from "../../src/boot/cache-directory.js";
 import { fetchKernel, listKernels, removeKernel } from "../../src/boot/default-guest.js";
 
@@ -37,6 +38,26 @@ test("a directory is made once, complete or not at all", async () => {
   await makeOnce(target, (temporary) => writeFile(path.join(temporary, "file"), "first"));
   await makeOnce(target, () => Promise.reject(new Error("made again")));
   assert.equal(readFileSync(path.join(target, "file"), "utf8"), "first");
+});
+
+test("where no directory can be made: one line that says what to do", async () => {
+  const file = path.join(directory, "file");
+  await writeFile(file, "");
+  const cases: readonly (readonly [base: string, reason: string])[] = [
+    [file, "its path leads through a file"],
+    // No directory can be made there, and what is missing is said to be missing for ever.
+    ["/proc/nowhere", "it cannot be made"],
+    ["/dev/null", "its path leads through a file"],
+  ];
+  for (const [base, reason] of cases) {
+    const parent = path.join(base, "a", "b");
+    await assert.rejects(
+      makeOnce(path.join(parent, "c"), () => Promise.resolve()),
+      new BootError(
+        `cache directory ${parent}: ${reason}: set XDG_CACHE_HOME to a directory of yours, or name a kernel with -k`,
+      ),
+    );
+  }
 });
 
 test("of several that make it at the same time one wins, and nothing is left of the others", async () => {
@@ -84,7 +105,13 @@ test("cached kernels are listed, used without a network, and removed", async () 
   await makeOnce(target, (temporary) =>
     writeFile(path.join(temporary, "kernel.json"), JSON.stringify(facts)),
   );
-  const kernel = await fetchKernel({ suite: "bookworm", package: "linux-image-test" });
+  const request = { suite: "bookworm", package: "linux-image-test" };
+  await assert.rejects(
+    fetchKernel(request),
+    /^BootError: the cached kernel is broken; remove \/.*linux-image-test$/,
+  );
+  await writeFile(path.join(target, "vmlinuz"), "");
+  const kernel = await fetchKernel(request);
   assert.equal(kernel.vmlinuz, path.join(target, "vmlinuz"));
   assert.equal(kernel.release, "9-test");
   assert.deepEqual(await listKernels(), [kernel]);

@@ -5,7 +5,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
-import { KvmDevice, KvmUnavailable, openMessage } from "../../src/hypervisor/kvm/device.js";
+import { Cap } from "../../src/hypervisor/kvm/abi/constants.js";
+import { abiProblem, KvmDevice, KvmUnavailable, openMessage } from "../../src/hypervisor/kvm/device.js";
 import { Errno, HostError } from "../../src/hypervisor/kvm/host.js";
 import { hardwareVirtualization } from "../../src/hypervisor/kvm/host-cpu.js";
 import { chooseAccel } from "../../src/machine/accel.js";
@@ -44,6 +45,20 @@ test("a file that is no device", () => {
 test("a device that must not be opened: the group that may", () => {
   const denied = openMessage("/dev/kvm", new HostError("/dev/kvm", Errno.EACCES));
   assert.equal(denied, "/dev/kvm: permission denied: join the group kvm, or use --accel soft");
+});
+
+test("a KVM of another version, or without what is needed: what it is", () => {
+  const all = () => 1;
+  assert.equal(abiProblem("/dev/kvm", 12, all), undefined);
+  assert.equal(
+    abiProblem("/dev/kvm", 11, all),
+    "/dev/kvm: KVM API version 11 instead of 12: the host's kernel is too old; use --accel soft",
+  );
+  const { KVM_CAP_IRQCHIP, KVM_CAP_IOEVENTFD } = Cap;
+  assert.equal(
+    abiProblem("/dev/kvm", 12, (cap) => (cap === KVM_CAP_IRQCHIP || cap === KVM_CAP_IOEVENTFD ? 0 : 1)),
+    "/dev/kvm: the host's KVM lacks KVM_CAP_IRQCHIP, KVM_CAP_IOEVENTFD; use --accel soft",
+  );
 });
 
 test("auto takes soft where the CPU has no hardware virtualization or KVM cannot be used, and says why", async () => {

@@ -11,7 +11,7 @@ const USAGE: readonly (readonly [what: string, args: readonly string[], stderr: 
   ["no command", [], /Usage: nlkt/],
   ["an unknown command", ["frobnicate"], /nlkt: unknown command 'frobnicate'/],
   ["an unknown option", ["run", "--frobnicate"], /nlkt: unknown option '--frobnicate'/],
-  ["an option of a later version", ["run", "--disk", "x"], /nlkt: unknown option '--disk'/],
+  ["an option of a later version", ["run", "--9p", "x"], /nlkt: unknown option '--9p'/],
   ["a missing value", ["run", "-k"], /'-k, --kernel <FILE>' argument missing/],
   ["memory that is no number", ["run", "-m", "lots"], /'-m, --mem <SIZE>' argument 'lots' is invalid/],
   ["negative memory", ["run", "--mem=-5"], /--mem <SIZE>' argument '-5' is invalid/],

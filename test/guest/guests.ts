@@ -38,9 +38,13 @@ export interface Result {
   readonly to: number;
 }
 
+/** NLKT_TEST_TIER: `--tier` of all guests. */
+const { NLKT_TEST_TIER: tier } = process.env;
+const tierOptions = tier === undefined ? [] : ["--tier", tier];
+
 /** Start `nlkt run args`, its three ends pipes. */
 export function startGuest(args: readonly string[]): ChildProcess {
-  return spawn(process.execPath, [NLKT, "run", "--timeout", `${TIMEOUT_SECONDS}`, ...args]);
+  return spawn(process.execPath, [NLKT, "run", "--timeout", `${TIMEOUT_SECONDS}`, ...tierOptions, ...args]);
 }
 
 /** `nlkt run args` to its end, with `input` typed. */

@@ -36,6 +36,11 @@ describe("what cannot be booted", { concurrency: 2 }, () => {
     "-k",
     file("short", readFileSync(kernel).subarray(0, 5_000_000)),
   ]);
+  refused(
+    "a kernel without its last byte",
+    /short: truncated kernel: its last byte is missing/,
+    ({ kernel }) => ["-k", file("short", readFileSync(kernel).subarray(0, -1))],
+  );
   refused("a corrupt kernel", /corrupt: broken kernel: the lz4 data in it: /, ({ kernel }) => {
     const bytes = readFileSync(kernel);
     for (let at = 3_000_000; at < 3_000_400; at++) bytes[at] ^= 0xff;
@@ -49,6 +54,7 @@ describe("what cannot be booted", { concurrency: 2 }, () => {
     image.write("ARM\x64", 56);
     return ["-k", file("arm64", image)];
   });
+  refused("an empty name", /kernel: its file name is empty/, () => ["-k", ""]);
   refused("no such kernel", /kernel \/nonexistent: no such file/, () => ["-k", "/nonexistent"]);
   refused("a directory", /kernel \/tmp: is a directory/, () => ["-k", "/tmp"]);
   refused("no such initrd", /initrd \/nonexistent: no such file/, ({ kernel }) => [

@@ -1,6 +1,9 @@
 /** Kernels of a few instructions on KVM, with 1, 2 and 4 vCPUs and with memory past 4 GiB. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
+import { NLKT } from "../cli/nlkt.js";
+import { startGuest } from "../guest/guests.js";
 import type { Asm } from "../guests/support/asm.js";
 import { meet, Word } from "./processors.js";
 import { exit, exitWith, kernel, noKvm, run } from "./support.js";
@@ -69,6 +72,40 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     });
     const { code, stdout } = await run(file, "--timeout", "3");
     assert.deepEqual({ code, stdout }, { code: 124, stdout: "x".repeat(40) });
+  });
+
+  test("instructions that the software CPU did in KVM's place are counted in nlkt stat", async (t) => {
+    const name = `test-steps-${process.pid}`;
+    const file = kernel((code) => {
+      // CR4.OSFXSR; paddd xmm0, [0xd0000000], which KVM does not emulate; print "x"; jmp $
+      code.orCr(4, 0x200).hex("660ffe05").value(0xd0000000, 4);
+      code.mov("dx", 0x3f8).hex("b078 ee ebfe");
+    });
+    const child = startGuest(["--accel", "kvm", "--nodefaults", "-m", "16", "--name", name, "-k", file]);
+    const ended = new Promise((resolve) => child.on("close", resolve));
+    t.after(() => child.kill());
+    await new Promise<void>((resolve, reject) => {
+      child.stdout!.once("data", () => resolve());
+      child.on("close", () => reject(new Error("it ended")));
+    });
+    const stat = spawnSync(process.execPath, [NLKT, "stat", name, "--json"], { encoding: "utf8" });
+    const { vcpus } = JSON.parse(stat.stdout) as { vcpus: { counters: Record<string, number> }[] };
+    assert.ok(vcpus[0].counters.emulationSteps >= 1, stat.stdout);
+    child.kill();
+    await ended;
+  });
+
+  test("a jump to where no memory is: exit 1, with registers", async () => {
+    // mov ebx, 0x12345678; mov eax, 0xd0000000; jmp eax
+    const { code, stderr } = await run(
+      kernel((asm) => asm.mov("bx", 0x12345678).mov("ax", 0xd0000000).hex("ffe0")),
+    );
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /^nlkt: vCPU 0: (internal error: an instruction that could not be emulated|triple fault)\nvCPU 0:\nRAX /,
+    );
+    assert.match(stderr, /RBX {4}0000000012345678/);
   });
 
   test("a triple fault: exit 1, with registers, code bytes and the page-table walk", async () => {

@@ -34,8 +34,8 @@ const POINTERS = [5, 6, 7, 12, 13, 14, 15] as const;
 const VALUES = [0, 1, 2, 3, 8, 9, 10, 11] as const;
 
 /** Data that blocks use, and the loop counter apart from it. */
-const AREA = DATA_BASE + 0x400;
-const AREA_SIZE = 2 * PAGE - 0x800;
+export const AREA = DATA_BASE + 0x400;
+export const AREA_SIZE = 2 * PAGE - 0x800;
 const COUNTER = DATA_BASE + 0x80;
 
 /** What moves the stack or the string pointers, goes elsewhere, or has results that a block cannot mask. */
@@ -60,7 +60,8 @@ const compare = (bitness: Bitness) => (bitness === 64 ? [0x48, 0x39, 0xc8] : [0x
 
 const isGeneral = (text: string) => /^[EGR]/.test(text);
 
-class BlockBuilder {
+/** Puts instructions that a block can have one after the other. */
+export class BlockBuilder {
   readonly code: number[] = [];
   readonly gpr = new BigUint64Array(16);
   readonly undefined: Undefined = nothingUndefined();
@@ -71,10 +72,11 @@ class BlockBuilder {
     readonly bitness: Bitness,
     readonly random: Random,
     readonly entry: number,
+    pointers: readonly number[] = POINTERS,
   ) {
     const limit = bitness === 64 ? 16 : 8;
     this.registers = {
-      pointers: POINTERS.filter((n) => n < limit),
+      pointers: pointers.filter((n) => n < limit),
       values: VALUES.filter((n) => n < limit),
     };
     for (let i = 0; i < limit; i++) this.gpr[i] = integer(random);
@@ -154,10 +156,15 @@ class BlockBuilder {
 }
 
 /** Whether a single instruction of this form can be in a block, by trying what it would leave undefined. */
-function comparable(form: Form): boolean {
-  const probe = { gpr: new BigUint64Array(16), code: new Uint8Array(15) } as unknown as CpuCase;
-  const after = undefinedAfter(form, probe);
+export function comparable(form: Form): boolean {
+  const after = leftUndefined(form);
   return !after.everything && after.tolerance === "none";
+}
+
+/** What an instruction of this form may leave undefined. */
+export function leftUndefined(form: Form): Undefined {
+  const probe = { gpr: new BigUint64Array(16).fill(8n), code: new Uint8Array(15).fill(8) };
+  return undefinedAfter(form, probe as unknown as CpuCase);
 }
 
 export class BlockGenerator {
@@ -235,7 +242,7 @@ export class BlockGenerator {
 }
 
 /** Every exception masked, so that blocks run to their end. */
-function blockFx(random: Random): Uint8Array {
+export function blockFx(random: Random): Uint8Array {
   const fx = fxImage(random);
   const view = new DataView(fx.buffer);
   view.setUint16(0, view.getUint16(0, true) | 0x3f, true);

@@ -9,11 +9,15 @@ import { exclusion } from "./exclusions.js";
 import { describeForm, type Form, formsOf } from "./forms.js";
 import { Fuzzer } from "./fuzzer.js";
 import { nativeUnavailable } from "./native-cpu.js";
+import { TIERS } from "./soft-cpu.js";
 import { TABLES } from "./tables.js";
 
 const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 100);
 const SEED = Number(process.env.NLKT_FUZZ_SEED ?? 1);
 const BLOCKS = 20 * CASES;
+/** For each of CASES; the hot tier compiles each of them anew. */
+const BLOCKS_HOT = 2;
+const PROGRAMS = { cold: 4, hot: 1, warm: 3 };
 /** 16-bit code shares its definitions with 32-bit code: fewer cases do. */
 const casesOf = (form: Form) => (form.bitness === 16 ? Math.ceil(CASES / 3) : CASES);
 /** Failures told of in full, one a form. */
@@ -40,6 +44,20 @@ test("random blocks and loops against the host's CPU", { skip: unavailable ?? fa
   const failures = fuzzer!.blocks(BLOCKS, TOLD);
   assert.equal(failures.length, 0, reportAll(failures));
 });
+
+for (const tier of TIERS) {
+  test(`random programs against the host's CPU, tier ${tier}`, { skip: unavailable ?? false }, () => {
+    const failures = fuzzer!.programs(PROGRAMS[tier] * CASES, tier, TOLD);
+    assert.equal(failures.length, 0, reportAll(failures));
+  });
+}
+
+for (const tier of ["hot", "warm"] as const) {
+  test(`random blocks and loops on the hot tier (${tier})`, { skip: unavailable ?? false }, () => {
+    const failures = fuzzer!.blocks(BLOCKS_HOT * CASES, TOLD, tier);
+    assert.equal(failures.length, 0, reportAll(failures));
+  });
+}
 
 test("every row of every table is compared or says why not", () => {
   const silent = Object.values(TABLES)

@@ -1,11 +1,12 @@
-/** The fuzzer: cases of every form in turn, and blocks, on an oracle (the host's CPU, or KVM) and on the software CPU. */
+/** The fuzzer: cases of every form in turn, blocks and small programs, on an oracle (the host's CPU, or KVM) and on the software CPU. */
 import { BlockGenerator } from "./blocks.js";
 import { Campaign, type Failure, type Trial } from "./campaign.js";
 import { entryRip, type Facilities, type OracleCpu, type Outcome, Random } from "./cpu-case.js";
 import type { Form } from "./forms.js";
 import { generate } from "./generator.js";
 import { NativeCpu } from "./native-cpu.js";
-import { SoftCpu } from "./soft-cpu.js";
+import { ProgramGenerator } from "./programs.js";
+import { SoftCpu, type Tier } from "./soft-cpu.js";
 import { BLOCK_ROWS, comparedForms } from "./tables.js";
 import { undefinedAfter, undefinedAtFault } from "./undefined.js";
 
@@ -27,6 +28,9 @@ export class Fuzzer {
   readonly forms: readonly Form[];
   readonly #lowMemory: boolean;
   readonly #blocks: BlockGenerator;
+  readonly #programs: ProgramGenerator;
+  readonly #makeCampaign: (tier?: Tier) => Campaign;
+  readonly #campaigns = new Map<Tier, Campaign>();
 
   constructor(
     seed: number,
@@ -36,7 +40,8 @@ export class Fuzzer {
     const { facilities } = oracle;
     this.random = new Random(seed);
     this.#lowMemory = facilities.lowMemory;
-    this.campaign = new Campaign(oracle, new SoftCpu(facilities), comparable);
+    this.#makeCampaign = (tier) => new Campaign(oracle, new SoftCpu(facilities, tier), comparable);
+    this.campaign = this.#makeCampaign();
     const matches = (form: Form) =>
       (filter === undefined || filter.test(form.row.mnemonic)) &&
       (form.bitness !== 16 || facilities.code16) &&
@@ -44,6 +49,7 @@ export class Fuzzer {
       excluded?.(form) !== true;
     this.forms = comparedForms().filter(matches);
     this.#blocks = new BlockGenerator(comparedForms(BLOCK_ROWS).filter(matches), this.random, only64);
+    this.#programs = new ProgramGenerator(comparedForms(BLOCK_ROWS).filter(matches), this.random, only64);
   }
 
   /** Whether any of the forms goes into blocks. */
@@ -64,11 +70,29 @@ export class Fuzzer {
     return this.campaign.run(trials, limit);
   }
 
-  /** `count` random blocks. */
-  blocks(count: number, limit = 1): Failure[] {
-    return this.campaign.run(
+  /** `count` random blocks; on `tier`, or on the one that all else runs on. */
+  blocks(count: number, limit = 1, tier?: Tier): Failure[] {
+    return this.#onTier(tier).run(
       Array.from({ length: count }, () => this.#blocks.next()),
       limit,
     );
+  }
+
+  /** `count` random programs, on `tier`. */
+  programs(count: number, tier: Tier, limit = 1): Failure[] {
+    return this.#onTier(tier).run(
+      Array.from({ length: count }, () => this.#programs.next()),
+      limit,
+    );
+  }
+
+  #onTier(tier?: Tier): Campaign {
+    if (tier === undefined) return this.campaign;
+    let campaign = this.#campaigns.get(tier);
+    if (campaign === undefined) {
+      campaign = this.#makeCampaign(tier);
+      this.#campaigns.set(tier, campaign);
+    }
+    return campaign;
   }
 }

@@ -10,6 +10,7 @@ import { noKvm } from "../hypervisor/kvm/support/kvm-machine.js";
 import { reportAll } from "./campaign.js";
 import { BREAKPOINT } from "./cpu-case.js";
 import { Fuzzer, type FuzzerOptions } from "./fuzzer.js";
+import { usesFx } from "./generator.js";
 import { KvmCpu } from "./kvm-cpu.js";
 
 const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 2);
@@ -33,8 +34,14 @@ const EMULATING: Omit<FuzzerOptions, "oracle"> = {
   comparable: ({ vector }) => vector === BREAKPOINT,
 };
 
-/** What QEMU's processor (7.2) does otherwise than the manuals say. */
-const QEMU: Omit<FuzzerOptions, "oracle"> = {};
+/**
+ * QEMU's processor (7.2) saves no RF where an instruction faults, and its x87 and MMX leave other exponents and flags behind than
+ * processors do: in the lab integer code is compared that comes to its end.
+ */
+const QEMU: Omit<FuzzerOptions, "oracle"> = {
+  excluded: ({ row }) => usesFx(row),
+  comparable: ({ vector }) => vector === BREAKPOINT,
+};
 
 const limits = onQemu ? QEMU : hardwareVirtualization() === undefined ? EMULATING : {};
 const cpu = noKvm === false ? new KvmCpu({ lowMemory: true, code16: true }) : undefined;

@@ -15,7 +15,9 @@ export interface BootOptions {
   readonly memory?: number;
   readonly timeoutSeconds: number;
   /** Shell command in the default guest; its status has to be 0. */
-  readonly command: string;
+  readonly command?: string;
+  /** In its place, an initial RAM disk, and what the guest has to print before it powers off. */
+  readonly initrd?: { readonly file: string; readonly prints: string };
   /** More options of `nlkt run`. */
   readonly options?: readonly string[];
   readonly onOutput?: (text: string) => void;
@@ -54,13 +56,11 @@ export async function boot(options: BootOptions): Promise<BootResult> {
       String(options.memory ?? 512),
       "--timeout",
       String(options.timeoutSeconds),
+      ...(options.initrd === undefined ? [] : ["--initrd", options.initrd.file]),
       ...(options.options ?? []),
-      "--",
-      "sh",
-      "-c",
-      options.command,
+      ...(options.command === undefined ? [] : ["--", "sh", "-c", options.command]),
     ],
-    { stdio: ["ignore", "pipe", "pipe"] },
+    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NLKT_LOCKDEP: "1" } },
   );
   const end = () => child.kill();
   process.once("exit", end);
@@ -78,6 +78,8 @@ export async function boot(options: BootOptions): Promise<BootResult> {
   });
   process.off("exit", end);
   const problems = complaints(log);
+  const prints = options.initrd?.prints;
+  if (prints !== undefined && !log.includes(prints)) problems.unshift(`did not print "${prints}"`);
   if (status !== "0") problems.unshift(`ended with status ${status}`);
   return { problems, log, seconds: (performance.now() - started) / 1000 };
 }

@@ -19,7 +19,6 @@ const COMPLAINTS: readonly RegExp[] = [
   /TSC synchronization .*(failed|warp)|Measured .* cycles TSC warp/i,
   /APIC error on CPU/,
   /CPU\d+ failed to report alive state|do_boot_cpu failed|Not responding/i,
-  /hrtimer: interrupt took \d{9,}/,
   /INFO: task/,
   /list_(add|del) corruption/,
   /refcount_t:/,

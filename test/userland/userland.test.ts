@@ -15,6 +15,10 @@ import { USERLANDS } from "./userlands.js";
 /** Many times what it takes on a slow host. */
 const TIMEOUT_SECONDS = 540;
 
+/** NLKT_TEST_TIER: `--tier` of all guests. */
+const { NLKT_TEST_TIER: tier } = process.env;
+const options = tier === undefined ? [] : ["--tier", tier];
+
 let missing: string | undefined;
 
 before(async () => {
@@ -36,7 +40,7 @@ for (const group of GROUPS.filter(({ quick }) => quick)) {
     } catch (error) {
       return t.skip((error as Error).message.split("\n")[0]);
     }
-    const verdicts = await runGroup(group, { timeoutSeconds: TIMEOUT_SECONDS });
+    const verdicts = await runGroup(group, { timeoutSeconds: TIMEOUT_SECONDS, options });
     const wrong = verdicts.filter(({ problem }) => problem !== undefined);
     assert.deepEqual(wrong, []);
   });

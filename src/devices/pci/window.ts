@@ -57,6 +57,10 @@ export class PciWindow implements BusDevice {
     return undefined;
   }
 
+  decodes(offset: number): boolean {
+    return this.#find(this.base + offset) !== undefined;
+  }
+
   /** All ones where no function decodes the address. */
   read(offset: number, size: AccessSize): number {
     const address = this.base + offset;

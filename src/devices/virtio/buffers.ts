@@ -3,10 +3,11 @@
  * ranges of guest RAM. All were checked when they came off the ring.
  */
 import type { GuestMemory } from "../../memory/guest-memory.js";
+import { WASM_MEMORY_LIMIT } from "../../memory/shared-memory.js";
 
 /** One direction of a request. Offsets count through the ranges as if they were one. */
 export class BufferList {
-  /** Offsets in the shared memory. */
+  /** Where the ranges are, as `GuestMemory.locate` counts. */
   readonly offsets: number[] = [];
   readonly lengths: number[] = [];
   /** Bytes in all. */
@@ -14,7 +15,7 @@ export class BufferList {
 
   constructor(readonly memory: GuestMemory) {}
 
-  /** Add `length` bytes at `offset` of the shared memory; ranges that touch become one. */
+  /** Add `length` bytes at `offset` (of `GuestMemory.locate`); ranges that touch become one. */
   add(offset: number, length: number): void {
     if (length === 0) return;
     const last = this.offsets.length - 1;
@@ -28,10 +29,9 @@ export class BufferList {
 
   /** Copy from `at` on into `target`; how many bytes there were is returned. */
   copyTo(target: Uint8Array, at = 0): number {
-    const { u8 } = this.memory.memory;
     let done = 0;
     this.#each(at, target.length, (offset, length) => {
-      target.set(u8.subarray(offset, offset + length), done);
+      target.set(this.#view(offset, length), done);
       done += length;
     });
     return done;
@@ -39,10 +39,9 @@ export class BufferList {
 
   /** Copy `source` to `at`; how many bytes fit is returned. */
   copyFrom(source: Uint8Array, at = 0): number {
-    const { u8 } = this.memory.memory;
     let done = 0;
     this.#each(at, source.length, (offset, length) => {
-      u8.set(source.subarray(done, done + length), offset);
+      this.#view(offset, length).set(source.subarray(done, done + length));
       this.memory.marked(offset, length);
       done += length;
     });
@@ -51,24 +50,27 @@ export class BufferList {
 
   /** Set up to `length` bytes from `at` on to `value`. */
   fill(value: number, at: number, length: number): void {
-    const { u8 } = this.memory.memory;
     this.#each(at, length, (start, size) => {
-      u8.fill(value, start, start + size);
+      this.#view(start, size).fill(value);
       this.memory.marked(start, size);
     });
   }
 
   /** Views of guest memory for up to `length` bytes from `at` on. Say `written` after writing through them. */
   views(at: number, length: number): Uint8Array[] {
-    const { u8 } = this.memory.memory;
     const views: Uint8Array[] = [];
-    this.#each(at, length, (offset, size) => views.push(u8.subarray(offset, offset + size)));
+    this.#each(at, length, (offset, size) => views.push(this.#view(offset, size)));
     return views;
   }
 
   /** The bytes of `views(at, length)` were written. */
   written(at: number, length: number): void {
     this.#each(at, length, (offset, size) => this.memory.marked(offset, size));
+  }
+
+  #view(location: number, length: number): Uint8Array {
+    const offset = location % WASM_MEMORY_LIMIT;
+    return this.memory.memoryAt(location).u8.subarray(offset, offset + length);
   }
 
   #each(at: number, length: number, body: (offset: number, length: number) => void): void {

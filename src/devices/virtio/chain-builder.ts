@@ -1,5 +1,6 @@
 /** From descriptors, which a driver wrote and may be writing still, to checked chains. */
-import type { GuestMemory } from "../../memory/guest-memory.js";
+import type { GuestMemory, GuestPhysical } from "../../memory/guest-memory.js";
+import { type SharedMemory, WASM_MEMORY_LIMIT } from "../../memory/shared-memory.js";
 import { Chain } from "./buffers.js";
 import { VirtioError } from "./constants.js";
 
@@ -13,6 +14,15 @@ export const DESCRIPTOR_SIZE = 16;
  */
 const MAX_INDIRECT = 1024;
 const TWO_32 = 2 ** 32;
+
+/** A range of guest RAM, in the memory that holds it. */
+export interface Area {
+  readonly memory: SharedMemory;
+  /** Byte offset there. */
+  readonly at: number;
+  /** As `GuestMemory.locate` has it. */
+  readonly location: number;
+}
 
 /** Collects the descriptors of one chain, which come in order. */
 export class ChainBuilder {
@@ -38,15 +48,20 @@ export class ChainBuilder {
     // VIRTIO 2.7.5.2: a chain has at most 2^32 bytes.
     if (readable.length + writable.length + length > TWO_32)
       throw new VirtioError("a chain of more than 4 GiB");
-    (write ? writable : readable).add(this.offset(address, length, "a buffer"), length);
+    (write ? writable : readable).add(this.#locate(address, length, "a buffer"), length);
   }
 
-  /** Offset in the shared memory of a range that the driver named. Throws `VirtioError` where it is no RAM. */
-  offset(address: number, length: number, what: string): number {
+  /** A range that the driver named. Throws `VirtioError` where it is no RAM. */
+  area(address: number, length: number, what: string): Area {
+    const location = this.#locate(address, length, what);
+    return { memory: this.memory.memoryAt(location), at: location % WASM_MEMORY_LIMIT, location };
+  }
+
+  #locate(address: number, length: number, what: string): number {
     if (!this.memory.contains(address, length)) {
       throw new VirtioError(`${what} outside of RAM: 0x${address.toString(16)}, ${length} bytes`);
     }
-    return this.memory.offset(address as Parameters<GuestMemory["offset"]>[0], length);
+    return this.memory.locate(address as GuestPhysical, length);
   }
 
   /**

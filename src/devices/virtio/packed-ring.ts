@@ -7,9 +7,8 @@
  *
  * An entry is available when its AVAIL bit is the driver's wrap counter and its USED bit is not.
  */
-import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { Chain } from "./buffers.js";
-import { ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
+import { type Area, ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
 import { MAX_QUEUE_SIZE, VirtioError } from "./constants.js";
 import { passes, type Ring, type RingOptions, type VirtqueueState, wide } from "./ring.js";
 
@@ -27,20 +26,17 @@ const TWO_32 = 2 ** 32;
 
 export class PackedRing implements Ring {
   readonly #state: VirtqueueState;
-  readonly #memory: SharedMemory;
   readonly #builder: ChainBuilder;
   readonly #indirect: boolean;
   readonly #eventIndex: boolean;
   readonly #size: number;
-  /** Offsets in the shared memory. */
-  readonly #ring: number;
-  readonly #driverEvent: number;
-  readonly #deviceEvent: number;
+  readonly #ring: Area;
+  readonly #driverEvent: Area;
+  readonly #deviceEvent: Area;
 
   /** Throws `VirtioError` where the areas are not where they can be. */
   constructor({ memory, state, features }: RingOptions) {
     this.#state = state;
-    this.#memory = memory.memory;
     this.#builder = new ChainBuilder(memory);
     this.#indirect = features.indirect;
     this.#eventIndex = features.eventIndex;
@@ -53,15 +49,16 @@ export class PackedRing implements Ring {
     this.#deviceEvent = this.#area(state.device, EVENT_SIZE, 4, "device area");
   }
 
-  #area(address: Uint32Array, bytes: number, align: number, what: string): number {
+  #area(address: Uint32Array, bytes: number, align: number, what: string): Area {
     const at = wide(address);
     if (at % align !== 0) throw new VirtioError(`${what} not aligned to ${align}`);
-    return this.#builder.offset(at, bytes, what);
+    return this.#builder.area(at, bytes, what);
   }
 
   /** Flags of the entry at `position`. */
   #flags(position: number): number {
-    return Atomics.load(this.#memory.u16, ((this.#ring + DESCRIPTOR_SIZE * position) >>> 1) + 7);
+    const { memory, at } = this.#ring;
+    return Atomics.load(memory.u16, ((at + DESCRIPTOR_SIZE * position) >>> 1) + 7);
   }
 
   #isAvailable(flags: number, wrap: number): boolean {
@@ -71,7 +68,7 @@ export class PackedRing implements Ring {
   }
 
   pop(): Chain | undefined {
-    const { u16, u32 } = this.#memory;
+    const { u16, u32 } = this.#ring.memory;
     const state = this.#state;
     const size = this.#size;
     let position = state.nextAvailable;
@@ -81,7 +78,7 @@ export class PackedRing implements Ring {
     const chain = this.#builder.start();
     // VIRTIO 2.8.6: a chain's entries follow each other on the ring; the last one has the ID.
     for (let entries = 1; ; entries++) {
-      const at = this.#ring + DESCRIPTOR_SIZE * position;
+      const at = this.#ring.at + DESCRIPTOR_SIZE * position;
       const address = u32[(at >>> 2) + 1] * TWO_32 + u32[at >>> 2];
       const length = u32[(at >>> 2) + 2];
       const id = u16[(at >>> 1) + 6];
@@ -125,10 +122,10 @@ export class PackedRing implements Ring {
 
   /** VIRTIO 2.8.7: all entries of the table, in order; only their WRITE flag counts. */
   #walkTable(address: number, length: number, flags: number): void {
-    const { data } = this.#memory;
     const builder = this.#builder;
     const count = builder.indirectCount(length, flags, this.#indirect);
-    const table = builder.offset(address, length, "an indirect table");
+    const { memory, at: table } = builder.area(address, length, "an indirect table");
+    const { data } = memory;
     for (let i = 0; i < count; i++) {
       const at = table + DESCRIPTOR_SIZE * i;
       const buffer = data.getUint32(at + 4, true) * TWO_32 + data.getUint32(at, true);
@@ -137,10 +134,10 @@ export class PackedRing implements Ring {
   }
 
   push(chain: Chain, written: number): void {
-    const { u16, u32 } = this.#memory;
+    const { u16, u32 } = this.#ring.memory;
     const state = this.#state;
     const position = state.nextUsed;
-    const at = this.#ring + DESCRIPTOR_SIZE * position;
+    const at = this.#ring.at + DESCRIPTOR_SIZE * position;
     u32[(at >>> 2) + 2] = written;
     u16[(at >>> 1) + 6] = chain.id;
     const wrap = state.usedWrap !== 0 ? AVAIL | USED : 0;
@@ -162,10 +159,10 @@ export class PackedRing implements Ring {
     if (after === state.signalledUsed && state.usedWrap === state.signalledWrap) return false;
     // Positions before a wrap count from below zero.
     const before = state.signalledUsed - (state.signalledWrap !== state.usedWrap ? size : 0);
-    this.#builder.memory.marked(this.#ring, DESCRIPTOR_SIZE * size);
+    this.#builder.memory.marked(this.#ring.location, DESCRIPTOR_SIZE * size);
     state.signalledUsed = after;
     state.signalledWrap = state.usedWrap;
-    const event = Atomics.load(this.#memory.u32, this.#driverEvent >>> 2);
+    const event = Atomics.load(this.#driverEvent.memory.u32, this.#driverEvent.at >>> 2);
     const flags = (event >>> 16) & EVENT_FLAG_MASK;
     if (flags === EventFlag.DISABLE) return false;
     if (flags !== EventFlag.DESCRIPTOR || !this.#eventIndex) return true;
@@ -175,8 +172,9 @@ export class PackedRing implements Ring {
   }
 
   #setEvent(flags: number, offsetAndWrap: number): void {
-    Atomics.store(this.#memory.u32, this.#deviceEvent >>> 2, (flags << 16) | offsetAndWrap);
-    this.#builder.memory.marked(this.#deviceEvent, EVENT_SIZE);
+    const { memory, at, location } = this.#deviceEvent;
+    Atomics.store(memory.u32, at >>> 2, (flags << 16) | offsetAndWrap);
+    this.#builder.memory.marked(location, EVENT_SIZE);
   }
 
   disableNotifications(): void {

@@ -7,9 +7,8 @@
  *
  * The driver writes the first two at any time: each value is read once, and what is read is checked.
  */
-import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { Chain } from "./buffers.js";
-import { ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
+import { type Area, ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
 import { MAX_QUEUE_SIZE, VirtioError } from "./constants.js";
 import { passes, type Ring, type RingOptions, type VirtqueueState, wide } from "./ring.js";
 
@@ -26,21 +25,18 @@ const TWO_32 = 2 ** 32;
 
 export class SplitRing implements Ring {
   readonly #state: VirtqueueState;
-  readonly #memory: SharedMemory;
   readonly #builder: ChainBuilder;
   readonly #indirect: boolean;
   readonly #eventIndex: boolean;
   readonly #size: number;
-  /** Offsets in the shared memory. */
-  readonly #descriptors: number;
-  readonly #available: number;
-  readonly #used: number;
+  readonly #descriptors: Area;
+  readonly #available: Area;
+  readonly #used: Area;
   readonly #usedBytes: number;
 
   /** Throws `VirtioError` where the areas are not where they can be. */
   constructor({ memory, state, features }: RingOptions) {
     this.#state = state;
-    this.#memory = memory.memory;
     this.#builder = new ChainBuilder(memory);
     this.#indirect = features.indirect;
     this.#eventIndex = features.eventIndex;
@@ -57,14 +53,15 @@ export class SplitRing implements Ring {
   }
 
   /** VIRTIO 2.7.1 (table): alignment of the areas. */
-  #area(address: Uint32Array, bytes: number, align: number, what: string): number {
+  #area(address: Uint32Array, bytes: number, align: number, what: string): Area {
     const at = wide(address);
     if (at % align !== 0) throw new VirtioError(`${what} not aligned to ${align}`);
-    return this.#builder.offset(at, bytes, what);
+    return this.#builder.area(at, bytes, what);
   }
 
   get #availableIndex(): number {
-    return Atomics.load(this.#memory.u16, (this.#available + INDEX) >>> 1);
+    const { memory, at } = this.#available;
+    return Atomics.load(memory.u16, (at + INDEX) >>> 1);
   }
 
   pop(): Chain | undefined {
@@ -75,7 +72,8 @@ export class SplitRing implements Ring {
     // More entries than the queue has cannot be available: the index was made up.
     if (pending > this.#size) throw new VirtioError(`available index ${pending} past the device's`);
     if (state.inFlight >= this.#size) throw new VirtioError("more requests than the queue has entries");
-    const head = this.#memory.u16[(this.#available + ENTRIES + 2 * (next & (this.#size - 1))) >>> 1];
+    const { memory, at } = this.#available;
+    const head = memory.u16[(at + ENTRIES + 2 * (next & (this.#size - 1))) >>> 1];
     const chain = this.#walk(head);
     state.nextAvailable = (next + 1) & INDEX_MASK;
     state.inFlight++;
@@ -88,7 +86,6 @@ export class SplitRing implements Ring {
   }
 
   #walk(head: number): Chain {
-    const { data } = this.#memory;
     const builder = this.#builder;
     const chain = builder.start();
     chain.id = head;
@@ -100,7 +97,8 @@ export class SplitRing implements Ring {
     for (let seen = 0; ; seen++) {
       if (index >= count) throw new VirtioError(`descriptor ${index} of ${count}`);
       if (seen >= count) throw new VirtioError("a loop of descriptors");
-      const at = table + DESCRIPTOR_SIZE * index;
+      const { data } = table.memory;
+      const at = table.at + DESCRIPTOR_SIZE * index;
       const address = data.getUint32(at + 4, true) * TWO_32 + data.getUint32(at, true);
       const length = data.getUint32(at + 8, true);
       const flags = data.getUint16(at + 12, true);
@@ -108,7 +106,7 @@ export class SplitRing implements Ring {
       if ((flags & DescriptorFlag.INDIRECT) !== 0) {
         if (inTable) throw new VirtioError("an indirect table in an indirect table");
         count = builder.indirectCount(length, flags, this.#indirect);
-        table = builder.offset(address, length, "an indirect table");
+        table = builder.area(address, length, "an indirect table");
         index = 0;
         inTable = true;
         seen = -1;
@@ -121,16 +119,17 @@ export class SplitRing implements Ring {
   }
 
   push(chain: Chain, written: number): void {
-    const { u16, u32 } = this.#memory;
+    const { memory, at } = this.#used;
+    const { u16, u32 } = memory;
     const state = this.#state;
     const used = state.nextUsed;
-    const entry = (this.#used + ENTRIES + USED_ENTRY_SIZE * (used & (this.#size - 1))) >>> 2;
+    const entry = (at + ENTRIES + USED_ENTRY_SIZE * (used & (this.#size - 1))) >>> 2;
     u32[entry] = chain.id;
     u32[entry + 1] = written;
     state.nextUsed = (used + 1) & INDEX_MASK;
     state.inFlight--;
     // VIRTIO 2.7.8.2: the entry before the index.
-    Atomics.store(u16, (this.#used + INDEX) >>> 1, state.nextUsed);
+    Atomics.store(u16, (at + INDEX) >>> 1, state.nextUsed);
   }
 
   wantsInterrupt(): boolean {
@@ -138,25 +137,27 @@ export class SplitRing implements Ring {
     const after = state.nextUsed;
     const before = state.signalledUsed;
     if (after === before) return false;
-    this.#builder.memory.marked(this.#used, this.#usedBytes);
+    this.#builder.memory.marked(this.#used.location, this.#usedBytes);
     state.signalledUsed = after;
+    const { memory, at } = this.#available;
     if (this.#eventIndex) {
-      const usedEvent = (this.#available + ENTRIES + 2 * this.#size) >>> 1;
-      return passes(Atomics.load(this.#memory.u16, usedEvent), after, before);
+      const usedEvent = (at + ENTRIES + 2 * this.#size) >>> 1;
+      return passes(Atomics.load(memory.u16, usedEvent), after, before);
     }
-    return (Atomics.load(this.#memory.u16, this.#available >>> 1) & AVAIL_NO_INTERRUPT) === 0;
+    return (Atomics.load(memory.u16, at >>> 1) & AVAIL_NO_INTERRUPT) === 0;
   }
 
   disableNotifications(): void {
     // With event indices the old avail_event stays behind, so the driver is quiet anyway (VIRTIO 2.7.10).
-    if (!this.#eventIndex) Atomics.store(this.#memory.u16, this.#used >>> 1, USED_NO_NOTIFY);
+    const { memory, at } = this.#used;
+    if (!this.#eventIndex) Atomics.store(memory.u16, at >>> 1, USED_NO_NOTIFY);
   }
 
   enableNotifications(): boolean {
-    const { u16 } = this.#memory;
+    const { memory, at } = this.#used;
     const next = this.#state.nextAvailable;
-    if (this.#eventIndex) Atomics.store(u16, (this.#used + this.#usedBytes - 2) >>> 1, next);
-    else Atomics.store(u16, this.#used >>> 1, 0);
+    if (this.#eventIndex) Atomics.store(memory.u16, (at + this.#usedBytes - 2) >>> 1, next);
+    else Atomics.store(memory.u16, at >>> 1, 0);
     // Sequentially consistent with the store: either the driver sees the wish or its request is seen here.
     return this.#availableIndex !== next;
   }

@@ -67,15 +67,8 @@ export class KvmDevice {
       if ((error as HostError).errno !== Errno.ENOTTY) throw error;
       throw new KvmUnavailable(`${path}: not the KVM device; name it with --dev, or ${SOFT_HINT}`);
     }
-    if (version !== KVM_API_VERSION) {
-      throw new KvmUnavailable(
-        `${path}: KVM API version ${version} instead of ${KVM_API_VERSION}: the host's kernel is too old; ${SOFT_HINT}`,
-      );
-    }
-    const missing = REQUIRED.filter((name) => this.capability(Cap[name]) <= 0);
-    if (missing.length > 0) {
-      throw new KvmUnavailable(`${path}: the host's KVM lacks ${missing.join(", ")}; ${SOFT_HINT}`);
-    }
+    const problem = abiProblem(path, version, (cap) => this.capability(cap));
+    if (problem !== undefined) throw new KvmUnavailable(problem);
   }
 
   /** KVM_CHECK_EXTENSION: 0 where KVM has not got it. */
@@ -93,6 +86,21 @@ export class KvmDevice {
   close(): void {
     close(this.fd);
   }
+}
+
+/** What this provider needs and a KVM of that version and with these capabilities has not got, in a line, or undefined. */
+export function abiProblem(
+  path: string,
+  version: number,
+  capability: (cap: number) => number,
+): string | undefined {
+  if (version !== KVM_API_VERSION) {
+    return `${path}: KVM API version ${version} instead of ${KVM_API_VERSION}: the host's kernel is too old; ${SOFT_HINT}`;
+  }
+  const missing = REQUIRED.filter((name) => capability(Cap[name]) <= 0);
+  return missing.length === 0
+    ? undefined
+    : `${path}: the host's KVM lacks ${missing.join(", ")}; ${SOFT_HINT}`;
 }
 
 function openNode(path: string): number {

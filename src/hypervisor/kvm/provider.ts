@@ -158,6 +158,8 @@ export class KvmVm implements Vm, VcpuHost {
     ioctlPointer(vm, Ioctl.KVM_SET_IDENTITY_MAP_ADDR, identityMap, "KVM_SET_IDENTITY_MAP_ADDR");
     ioctl(vm, Ioctl.KVM_SET_TSS_ADDR, TSS_ADDRESS, "KVM_SET_TSS_ADDR");
     this.#enable(device, Cap.KVM_CAP_X2APIC_API, Kvm.KVM_X2APIC_API_USE_32BIT_IDS);
+    // Where the APIC has no page (x2APIC mode, disabled), accesses there go where others go (SDM vol. 3A, 11.4.3, 11.12.2).
+    this.#enable(device, Cap.KVM_CAP_DISABLE_QUIRKS, Kvm.KVM_X86_QUIRK_LAPIC_MMIO_HOLE);
     // Emulation failures in the guest's user mode come here, too, and not to the guest as #UD.
     this.#enable(device, Cap.KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
     ioctl(vm, Ioctl.KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP");

@@ -162,7 +162,7 @@ export class SoftVm implements Vm {
       state.ownerBit = 1 << id;
       state.busLock = places.length > 1 ? this.#busLock.address : 0;
       SoftVcpu.powerUp(state, this.memory, id);
-      this.cpuids[id].set(softCpuid(id, this.options.cpus));
+      this.cpuids[id].set(this.#cpuid(id));
     });
     this.coherence.reset();
     this.irqchip.reset();
@@ -174,6 +174,12 @@ export class SoftVm implements Vm {
     const index = (this.places[id].state.address + O.poll) >>> 2;
     Atomics.or(this.memory.i32, index, bits);
     Atomics.notify(this.memory.i32, index);
+  }
+
+  /** KVM_HC_KICK_CPU: the vCPU with this APIC ID leaves HLT, or does not stay in the next one. */
+  kickOutOfHalt(apicId: number): void {
+    const id = this.irqchip.lapics.findIndex(({ state }) => state.id === apicId);
+    if (id >= 0) this.request(id, Request.UNHALT);
   }
 
   /** A vCPU's thread falls asleep (−1) or is back (1). */
@@ -283,7 +289,12 @@ export class SoftVm implements Vm {
   }
 
   supportedCpuid(): CpuidEntry[] {
-    return softCpuid(0, this.options.cpus);
+    return this.#cpuid(0);
+  }
+
+  #cpuid(id: number): CpuidEntry[] {
+    const { cpus } = this.options;
+    return softCpuid(id, cpus, { lessCores: cpus > availableParallelism() });
   }
 
   vcpu(id: number): Vcpu {

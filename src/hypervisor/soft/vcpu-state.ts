@@ -196,6 +196,8 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   guestEpoch: "u32",
   /** PAUSEs since the vCPU last gave its core away. */
   pauses: "u32",
+  /** Another vCPU kicked this one out of its next HLT (KVM_HC_KICK_CPU). */
+  pvUnhalted: "u32",
 });
 
 export type VcpuState = ViewOf<typeof VCPU_STATE>;
@@ -231,6 +233,8 @@ export const Leave = {
   HOT: 8,
   /** As POLL, between two elements of a string instruction: RIP is its own. */
   REPEAT: 9,
+  /** An indirect branch of a region often went elsewhere than was guessed: leaveDetail is the region's first record. */
+  WRONG_GUESS: 10,
 } as const;
 export type Leave = (typeof Leave)[keyof typeof Leave];
 
@@ -266,6 +270,7 @@ export const Request = {
   KICK: 16,
   FLUSH_CODE: 32,
   PAGE_EVENTS: 64,
+  UNHALT: 128,
 } as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
@@ -467,6 +472,6 @@ export const Rec = {
   length: 26,
   /** u8: for `system` operations, free use by the definition. */
   extra: 27,
-  /** u32: record of the branch target in the same page, once known. */
+  /** u32: record of the branch target in the same page, once known. Indirect branches: wrong guesses of regions. */
   link: 28,
 } as const;

@@ -165,6 +165,11 @@ export class SoftVcpu implements Vcpu {
     return this.#parts;
   }
 
+  /** For tests: what holds decoded and translated code, once the vCPU has run. */
+  get code(): { readonly cache: CodeCache; readonly hot: HotTier | undefined } {
+    return this.#run;
+  }
+
   #makeParts(): Parts {
     const memory = this.#memory;
     const s = this.#s;
@@ -252,6 +257,7 @@ export class SoftVcpu implements Vcpu {
       msrs,
       ports,
       cpuid: this.vm.cpuids[this.id],
+      kick: (apicId) => this.vm.kickOutOfHalt(apicId),
       random: (bytes) => {
         const buffer = new DataView(new ArrayBuffer(8));
         randomFillSync(new Uint8Array(buffer.buffer, 0, bytes));
@@ -385,6 +391,9 @@ export class SoftVcpu implements Vcpu {
         return this.#cross(parts);
       case Leave.HOT:
         return this.#becameHot(parts);
+      case Leave.WRONG_GUESS:
+        parts.hot?.giveUp(s.leaveDetail, s.hotThreshold);
+        return undefined;
       case Leave.MMIO:
         s.rip = this.#recordRip();
         return ExitReason.MMIO;
@@ -835,11 +844,13 @@ export class SoftVcpu implements Vcpu {
     let requests = Atomics.exchange(this.#memory.i32, index, 0);
     const { cache, wasm, msrs } = this.#run;
     if ((requests & Request.PAGE_EVENTS) !== 0) this.#servePageEvents();
+    if ((requests & Request.UNHALT) !== 0) s.pvUnhalted = 1;
     if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
     if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
     if ((requests & Request.INIT) !== 0) {
       this.#irqchip.resetVcpu(this.id);
       registers.resetAfterInit(s);
+      s.pvUnhalted = 0;
       requests &= ~Request.NMI;
       msrs.s.mpState = this.id === 0 ? MpState.RUNNABLE : MpState.INIT_RECEIVED;
       wasm.flushTlb(s.address);
@@ -869,6 +880,11 @@ export class SoftVcpu implements Vcpu {
   #wake(): boolean {
     const s = this.#s;
     if (s.mpState !== MpState.HALTED) return false;
+    if (s.pvUnhalted !== 0) {
+      s.pvUnhalted = 0;
+      s.mpState = MpState.RUNNABLE;
+      return true;
+    }
     if ((s.eflags & Eflags.IF) !== 0 && this.#irqchip.hasInterrupt(this.id)) {
       s.mpState = MpState.RUNNABLE;
       s.irqPending = 1;

@@ -1,13 +1,12 @@
 /** The other end of a control socket: asks running instances. */
 
 import { readdirSync } from "node:fs";
-import { lstat } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
-import path from "node:path";
+import { withDirectoryLock } from "./directory-lock.js";
 import { isInstanceName } from "./instance-name.js";
 import { encodeRequest, parseReply, type Request } from "./protocol.js";
 import { runtimeDirectory } from "./runtime-directory.js";
-import { isAlive, isSocket, removeStale, SOCKET_SUFFIX, socketFile } from "./socket-file.js";
+import { isAlive, isSocket, removeIfStale, SOCKET_SUFFIX, socketFile } from "./socket-file.js";
 
 /** There is no running instance of that name. */
 export class NoInstanceError extends Error {
@@ -25,8 +24,6 @@ export class InstanceError extends Error {
 const REPLY_MILLISECONDS = 10_000;
 /** Dumps of very many vCPUs are the longest. */
 const MAX_REPLY_BYTES = 64 << 20;
-/** A file that is being made has a temporary name for a moment; one that is older was left behind. */
-const TEMPORARY_MILLISECONDS = 60_000;
 
 const LINE_FEED = 0x0a;
 
@@ -34,27 +31,18 @@ const LINE_FEED = 0x0a;
 export async function instanceNames(): Promise<string[]> {
   const directory = runtimeDirectory(false);
   if (directory === undefined) return [];
-  const names = await Promise.all(
-    readdirSync(directory).map(async (entry) => {
-      const file = path.join(directory, entry);
-      const name = entry.slice(0, -SOCKET_SUFFIX.length);
-      if (!isSocket(file)) return undefined;
-      if (entry.startsWith(".")) {
-        if ((await age(file)) > TEMPORARY_MILLISECONDS && !(await isAlive(file))) await removeStale(file);
-        return undefined;
-      }
-      if (!entry.endsWith(SOCKET_SUFFIX) || !isInstanceName(name)) return undefined;
-      if (await isAlive(file)) return name;
-      await removeStale(file);
-      return undefined;
-    }),
-  );
-  return names.filter((name) => name !== undefined).sort();
-}
-
-async function age(file: string): Promise<number> {
-  const status = await lstat(file).catch(() => undefined);
-  return status === undefined ? 0 : Date.now() - status.mtimeMs;
+  const names = readdirSync(directory)
+    .filter((entry) => entry.endsWith(SOCKET_SUFFIX))
+    .map((entry) => entry.slice(0, -SOCKET_SUFFIX.length))
+    .filter((name) => isInstanceName(name) && isSocket(`${directory}/${name}${SOCKET_SUFFIX}`));
+  const alive = await Promise.all(names.map((name) => isAlive(socketFile(directory, name))));
+  const stale = names.filter((_, i) => !alive[i]).map((name) => socketFile(directory, name));
+  if (stale.length > 0) {
+    await withDirectoryLock(directory, async () => {
+      for (const file of stale) await removeIfStale(file);
+    });
+  }
+  return names.filter((_, i) => alive[i]).sort();
 }
 
 /** What instance `name` replies to `request`. Throws `NoInstanceError` or `InstanceError`. */

@@ -180,7 +180,8 @@ export class Connection {
   /** The client sends no more. What it asked for by then is answered. */
   #ended(): void {
     this.#over = true;
-    // A console that is only watched goes on until the client closes it altogether.
+    // A client that is gone looks just the same: a console is mirrored no longer than its client could type.
+    if (this.#tap !== undefined) this.#socket.end();
     if (this.#busy) return;
     if (this.#pending.includes(LINE_FEED)) this.#next();
     else this.#socket.end();

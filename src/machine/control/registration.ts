@@ -1,11 +1,12 @@
 /**
  * An instance among the running ones: it has its name for itself, and answers on its control socket until `release`.
  */
-import { chmodSync, linkSync } from "node:fs";
+import { chmodSync, existsSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { Connection, type ControlTarget } from "./connection.js";
+import { withDirectoryLock } from "./directory-lock.js";
 import { runtimeDirectory } from "./runtime-directory.js";
-import { isAlive, isSocket, removeQuietly, removeStale, socketFile, temporaryFile } from "./socket-file.js";
+import { isSocket, removeIfStale, removeQuietly, socketFile } from "./socket-file.js";
 
 /** A running instance has the name, or something that is no instance's socket stands in its place. One line. */
 export class NameTakenError extends Error {
@@ -15,8 +16,6 @@ export class NameTakenError extends Error {
 const SOCKET_MODE = 0o600;
 /** More at once than any use has; further ones are turned away. */
 const MAX_CONNECTIONS = 64;
-/** Others may take the name between a look and the next. */
-const ATTEMPTS = 8;
 
 export class Registration {
   readonly #server: Server;
@@ -50,44 +49,27 @@ export class Registration {
     // Made above: it is there.
     const directory = runtimeDirectory(true)!;
     const registration = new Registration(socketFile(directory, name), target);
-    const temporary = temporaryFile(directory);
-    try {
-      await registration.#listen(temporary);
-      // Only a socket that answers gets the name, in one step: one that does not answer is always a dead instance's.
-      await registration.#takeName(name, temporary);
-    } catch (error) {
-      registration.#server.close();
-      throw error;
-    } finally {
-      removeQuietly(temporary);
-    }
+    await withDirectoryLock(directory, () => registration.#listen(name));
     process.once("exit", registration.#onExit);
     return registration;
   }
 
-  async #listen(temporary: string): Promise<void> {
+  async #listen(name: string): Promise<void> {
+    const { file } = this;
+    await removeIfStale(file);
+    if (existsSync(file)) {
+      throw new NameTakenError(
+        isSocket(file)
+          ? `--name: there is a running instance ${name}`
+          : `--name: ${file} is in the way: it is no socket`,
+      );
+    }
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", reject);
-      this.#server.listen(temporary, resolve);
+      this.#server.listen(file, resolve);
     });
     this.#server.removeAllListeners("error").on("error", () => {});
-    chmodSync(temporary, SOCKET_MODE);
-  }
-
-  async #takeName(name: string, temporary: string): Promise<void> {
-    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-      try {
-        linkSync(temporary, this.file);
-        return;
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-      }
-      if (!isSocket(this.file))
-        throw new NameTakenError(`--name: ${this.file} is in the way: it is no socket`);
-      if (await isAlive(this.file)) break;
-      await removeStale(this.file);
-    }
-    throw new NameTakenError(`--name: there is a running instance ${name}`);
+    chmodSync(file, SOCKET_MODE);
   }
 
   /** The instance has ended: it gives up its name, and tells its clients. */

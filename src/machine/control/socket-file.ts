@@ -1,5 +1,5 @@
 /** The socket file of an instance: where it is, whether somebody listens there, and its removal where nobody does. */
-import { linkSync, lstatSync, renameSync, unlinkSync } from "node:fs";
+import { lstatSync, unlinkSync } from "node:fs";
 import { connect } from "node:net";
 import path from "node:path";
 
@@ -18,13 +18,6 @@ export function socketFile(directory: string, name: string): string {
     );
   }
   return file;
-}
-
-let count = 0;
-
-/** A name in `directory` that no instance and no other process has. Such files start with a dot. */
-export function temporaryFile(directory: string): string {
-  return path.join(directory, `.${process.pid}-${count++}`);
 }
 
 /** Whether a process listens at `file`. */
@@ -49,26 +42,9 @@ export function isSocket(file: string): boolean {
   return lstatSync(file, { throwIfNoEntry: false })?.isSocket() === true;
 }
 
-/**
- * Remove the socket `file` that a process left behind when it died. Another process may be at the same, and make a new
- * one of the same name: so it is first moved aside, looked at again, and put back where it lives.
- */
-export async function removeStale(file: string): Promise<void> {
-  const aside = temporaryFile(path.dirname(file));
-  try {
-    renameSync(file, aside);
-  } catch {
-    // Somebody else did it.
-    return;
-  }
-  if (await isAlive(aside)) {
-    try {
-      linkSync(aside, file);
-    } catch {
-      // The name has been taken meanwhile.
-    }
-  }
-  removeQuietly(aside);
+/** Remove the socket `file` if nobody listens there. To be called with the directory locked: the name may be taken anew. */
+export async function removeIfStale(file: string): Promise<void> {
+  if (isSocket(file) && !(await isAlive(file))) removeQuietly(file);
 }
 
 export function removeQuietly(file: string): void {

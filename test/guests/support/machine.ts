@@ -303,9 +303,10 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
           if ((image.onFault?.(fault, vcpu, env) ?? "stop") === "stop") return end("fault");
           break;
         }
-        const access = serve(exit, space, address, image);
-        accesses.push(access);
-        image.onAccess?.(access, vcpu, env);
+        for (const access of serve(exit, space, address, image)) {
+          accesses.push(access);
+          image.onAccess?.(access, vcpu, env);
+        }
         break;
       }
       case ExitReason.SHUTDOWN:
@@ -322,7 +323,12 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
   }
 }
 
-function start({ vcpu, adjust }: Provider, image: GuestImage, cpl: 0 | 3): void {
+/** Registers and mode as `image` has them. */
+export function start(
+  { vcpu, adjust }: Pick<Provider, "vcpu" | "adjust">,
+  image: Omit<GuestImage, "code">,
+  cpl: 0 | 3,
+): void {
   const { mode } = image;
   vcpu.setMpState(MpState.RUNNABLE);
   const { apicBase } = vcpu.getSregs();
@@ -367,12 +373,22 @@ function start({ vcpu, adjust }: Provider, image: GuestImage, cpl: 0 | 3): void 
   ]);
 }
 
-function serve(exit: Vcpu["exit"], space: "port" | "mmio", address: number, image: GuestImage): GuestAccess {
-  const view = new DataView(exit.data.buffer, exit.data.byteOffset);
-  const { size, isWrite } = exit;
-  const mask = (1n << BigInt(8 * size)) - 1n;
-  if (isWrite) return { space, address, size, isWrite, value: view.getBigUint64(0, true) & mask };
-  const value = BigInt(image.read?.(address, size, space) ?? -1) & mask;
-  for (let i = 0; i < size; i++) exit.data[i] = Number((value >> BigInt(8 * i)) & 0xffn);
-  return { space, address, size, isWrite, value };
+/** Serve an exit, of which a string instruction's may carry several units. */
+function* serve(
+  exit: Vcpu["exit"],
+  space: "port" | "mmio",
+  address: number,
+  image: GuestImage,
+): Generator<GuestAccess> {
+  const { size, isWrite, data } = exit;
+  const units = space === "port" ? exit.count : 1;
+  for (let at = 0; at < units * size; at += size) {
+    let value = 0n;
+    if (isWrite) for (let i = size - 1; i >= 0; i--) value = (value << 8n) | BigInt(data[at + i]);
+    else {
+      value = BigInt.asUintN(8 * size, BigInt(image.read?.(address, size, space) ?? -1));
+      for (let i = 0; i < size; i++) data[at + i] = Number((value >> BigInt(8 * i)) & 0xffn);
+    }
+    yield { space, address, size, isWrite, value };
+  }
 }

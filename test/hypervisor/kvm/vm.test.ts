@@ -357,7 +357,10 @@ describe("register groups of a KVM vCPU", { skip: noKvm }, () => {
     events.nmi.masked = true;
     events.interrupt.shadow = 2;
     vcpu.setEvents(events);
-    assert.deepEqual(vcpu.getEvents(), events);
+    const found = vcpu.getEvents();
+    // Processors with SVM have one shadow for both kinds, and KVM then tells of both.
+    if (found.interrupt.shadow === 3) found.interrupt.shadow = 2;
+    assert.deepEqual(found, events);
     vcpu.setMpState(MpState.HALTED);
     assert.equal(vcpu.getMpState(), MpState.HALTED);
     vcpu.setMpState(MpState.RUNNABLE);

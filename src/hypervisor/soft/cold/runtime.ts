@@ -46,6 +46,7 @@ import {
   type ValType,
 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
+import { defineLaterFlags, type LaterFlagsFunction } from "./later-flags.js";
 
 const PAGE = 4096;
 const PAGE_SHIFT = 12;
@@ -74,6 +75,9 @@ export type Imports = ReturnType<typeof declareImports>;
 
 type Slow = FuncRef<readonly ["i32", "i32", "i64", "i32"], undefined>;
 
+/** What came of a store on the slow path: it left, or it is done, and more is to be looked at after the instruction. */
+export const StoreMiss = { DONE: 0, LEAVE: 1, STALE: 2 } as const;
+
 export class Runtime {
   readonly handlerType: number;
   readonly imports: Imports;
@@ -92,6 +96,15 @@ export class Runtime {
   readonly slowLoadBytes: Slow;
   readonly slowStoreBytes: Slow;
   readonly slowProbeWrite: Slow;
+  /** For the hot tier: as slowLoadBytes; where the bytes are then, 0 to leave. */
+  readonly missLoad: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  /** As slowStore and slowStoreBytes; a `StoreMiss`. */
+  readonly missStore: FuncRef<readonly ["i32", "i32", "i64", "i32", "i64"], "i32">;
+  readonly missStoreBytes: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  /** Where `info & 0xff` bytes at `va` can be changed: in place, or a copy in state.scratch to be stored then; 0 to leave. */
+  readonly missUpdate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  /** For the hot tier: flags left to be computed later, to the vCPU's state. */
+  readonly settleFlags: LaterFlagsFunction;
   readonly segmentLinear: FuncRef<readonly ["i32", "i32", "i32", "i64", "i32"], "i64">;
   readonly #shared = new Map<string, FuncRef>();
   readonly #refillFtlb: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
@@ -145,6 +158,11 @@ export class Runtime {
     this.slowRmw = this.#defineSlowRmw();
     this.slowProbeWrite = this.#defineSlowProbeWrite();
     this.segmentLinear = this.#defineSegmentLinear();
+    this.missLoad = this.#defineMissLoad();
+    this.missStore = this.#defineMissStore();
+    this.missStoreBytes = this.#defineMissStoreBytes();
+    this.missUpdate = this.#defineMissUpdate();
+    this.settleFlags = defineLaterFlags(module, this);
     this.#defineEntries();
   }
 
@@ -563,6 +581,47 @@ export class Runtime {
     });
   }
 
+  #defineMissLoad() {
+    return this.module.func("missLoad", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      f.callVoid(this.slowLoadBytes, cpu, rec, va, info);
+      f.return(I32.const(0).select(load32(cpu, O.leave), cpu.add(O.scratch)));
+    });
+  }
+
+  #storeMiss(f: FunctionBuilder, cpu: I32): void {
+    f.if(load32(cpu, O.leave), () => f.return(I32.const(StoreMiss.LEAVE)));
+    f.return(I32.const(StoreMiss.STALE).select(load32(cpu, O.poll), I32.const(StoreMiss.DONE)));
+  }
+
+  #defineMissStore() {
+    const params = ["i32", "i32", "i64", "i32", "i64"] as const;
+    return this.module.func("missStore", params, "i32", (f, cpu, rec, va, info, value) => {
+      f.callVoid(this.slowStore, cpu, rec, va, info, value);
+      this.#storeMiss(f, cpu);
+    });
+  }
+
+  #defineMissStoreBytes() {
+    return this.module.func(
+      "missStoreBytes",
+      ["i32", "i32", "i64", "i32"],
+      "i32",
+      (f, cpu, rec, va, info) => {
+        f.callVoid(this.slowStoreBytes, cpu, rec, va, info);
+        this.#storeMiss(f, cpu);
+      },
+    );
+  }
+
+  #defineMissUpdate() {
+    return this.module.func("missUpdate", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      const at = f.let(f.call(this.slowRmw, cpu, rec, va, info));
+      f.if(load32(cpu, O.leave), () => f.return(I32.const(0)));
+      f.if(at, () => f.return(at));
+      f.return(f.call(this.missLoad, cpu, rec, va, info.or(AccessKind.WRITE << 8)));
+    });
+  }
+
   /** Fault now if any of `info` bytes at `va` cannot be written. */
   #defineSlowProbeWrite() {
     return this.module.func(
@@ -654,6 +713,11 @@ export class Runtime {
       this.slowLoadBytes,
       this.slowStoreBytes,
       this.slowProbeWrite,
+      this.missLoad,
+      this.missStore,
+      this.missStoreBytes,
+      this.missUpdate,
+      this.settleFlags,
       this.lookup,
     ]) {
       module.export(exported as unknown as FuncRef);

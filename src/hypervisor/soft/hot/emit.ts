@@ -1,10 +1,19 @@
 /** Emits a region as one WebAssembly function of (cpu, record), the type of the cold tier's handlers. */
 import type { Runtime } from "../cold/runtime.js";
 import { FTLB_ENTRIES, Ftlb, O } from "../vcpu-state.js";
-import { I32, I64, load32, load64 } from "../wasm/expr.js";
-import { type FuncRef, FunctionBuilder, type ModuleBuilder } from "../wasm/module.js";
+import { type I32, I64, load32, load64 } from "../wasm/expr.js";
+import { type FuncRef, FunctionBuilder, type Local, type ModuleBuilder } from "../wasm/module.js";
 import { HotContext, NotTranslatable, RegionState } from "./hot-context.js";
-import { type Block, type Edge, liveAlong, pageOf, type Region, successors } from "./region.js";
+import {
+  type Base,
+  type Block,
+  type Edge,
+  liveAfterEach,
+  pageOf,
+  type Region,
+  successors,
+} from "./region.js";
+import type { FlagKnowledge } from "./region-flags.js";
 import { analyse, emitStructure, type Flow, type Graph } from "./structure.js";
 
 const PAGE_SHIFT = 12;
@@ -12,10 +21,14 @@ const PAGE_SHIFT = 12;
 class RegionEmitter {
   readonly f = new FunctionBuilder({ params: ["i32", "i32"], results: [] });
   readonly cpu = this.f.params[0].get as I32;
-  readonly state = new RegionState(this.f);
+  readonly state: RegionState;
   readonly #flow: Flow;
   readonly #graph: Graph;
   readonly #byId: ReadonlyMap<number, Block>;
+  readonly #entryRecord: number;
+  /** Blocks that one other block leads to. */
+  readonly #onlyWay: ReadonlySet<Block>;
+  readonly #knowledge = new Map<Block, FlagKnowledge>();
 
   constructor(
     readonly module: ModuleBuilder,
@@ -23,7 +36,10 @@ class RegionEmitter {
     readonly region: Region,
     readonly code: RegionCode,
   ) {
+    this.state = new RegionState(this.f, this.cpu, () => runtime.settleFlags);
+    this.#onlyWay = onlyWays(region);
     this.#byId = new Map(region.blocks.map((block) => [block.id, block]));
+    this.#entryRecord = code.recordOf(region.entry.base, region.entry.at);
     this.#graph = {
       entry: region.entry.id,
       successors: (id) => successors(this.#byId.get(id)!).map((block) => block.id),
@@ -41,24 +57,25 @@ class RegionEmitter {
           state.exitLeave = exitLeave;
           emitStructure(f, this.#graph, this.#flow, (id, goto) => this.#block(this.#byId.get(id)!, goto));
         });
-        state.spill(cpu);
+        state.spill();
         f.return();
       });
-      state.spill(cpu);
+      state.spill();
       f.returnCall(runtime.jump as unknown as FuncRef, cpu, state.target.get);
     });
-    state.spill(cpu);
+    state.spill();
     f.returnCall(runtime.arrive as unknown as FuncRef, cpu, state.record.get);
-    state.loadAtStart(cpu);
+    state.loadAtStart();
     return f.body();
   }
 
   #block(block: Block, goto: (to: number) => void): void {
     const { f, state } = this;
-    state.pending = {};
+    state.flags.start(this.#knowledge.get(block));
     state.checkedTraps.clear();
+    const live = liveAfterEach(block);
     let last: HotContext | undefined;
-    for (const instruction of block.instructions) {
+    for (const [i, instruction] of block.instructions.entries()) {
       const context = new HotContext(
         this.module,
         this.runtime,
@@ -67,24 +84,23 @@ class RegionEmitter {
         state,
         instruction,
         instruction.form,
+        this.#baseRip(block.base),
+        live[i],
       );
       context.begin();
       instruction.row.definition(context);
-      if (context.left) {
-        state.pending = {};
-        return;
-      }
-      const ends = instruction === block.instructions[block.instructions.length - 1];
-      if (context.mayChangeCode && !ends) this.#leaveIfStale(instruction.at + instruction.length);
+      if (context.left) return;
+      const ends = i === block.instructions.length - 1;
+      if (context.mayChangeCode && !ends) this.#leaveIfStale(block.base, instruction.at + instruction.length);
       last = context;
     }
     this.#end(block, last!, goto);
   }
 
   /** After a store that may have changed this region's code: what follows is decoded anew. */
-  #leaveIfStale(at: number): void {
+  #leaveIfStale(base: Base, at: number): void {
     const { f, state } = this;
-    f.if(state.stale.get, () => state.jump(this.#rip(at)));
+    f.if(state.stale.get, () => state.jump(this.#rip(base, at)));
   }
 
   /** The block's end: on to its successors, or out of the region. */
@@ -92,78 +108,122 @@ class RegionEmitter {
     const { f, state } = this;
     const { taken, fallThrough } = block;
     const stale = last.mayChangeCode;
-    const { pending } = state;
+    const { knowledge } = state.flags;
     const follow = (way: Edge) => () => {
-      state.pending = { ...pending };
+      if (way.block !== undefined && this.#onlyWay.has(way.block)) this.#knowledge.set(way.block, knowledge);
       this.#follow(block, way, stale, goto);
     };
     const { branchCondition, jumpTarget } = last;
     if (jumpTarget !== undefined) {
       if (taken?.block !== undefined && this.#flow.canBranch(block.id, taken.block.id)) {
-        f.if(jumpTarget.eq(this.#rip(taken.at)), follow(taken));
+        if (taken.block.base === taken.base)
+          f.if(jumpTarget.eq(this.#rip(taken.base, taken.at)), follow(taken));
+        else f.if(this.#isFar(jumpTarget, taken.block), follow(taken));
       }
-      state.pending = pending;
-      state.jump(jumpTarget);
+      if (taken === undefined || taken.isReturn) state.jump(jumpTarget);
+      else state.jumpAgainstGuess(jumpTarget, last.instruction.record, this.#entryRecord);
     } else if (branchCondition === undefined) follow(fallThrough!)();
     else if (branchCondition === "always") follow(taken!)();
-    else {
-      state.settle(liveAlong(taken!) & liveAlong(fallThrough!));
-      f.if(branchCondition, follow(taken!), follow(fallThrough!));
-    }
-    state.pending = {};
+    else f.if(branchCondition, follow(taken!), follow(fallThrough!));
   }
 
-  #follow(from: Block, { at, block, isChecked }: Edge, stale: boolean, goto: (to: number) => void): void {
+  #follow(
+    from: Block,
+    { base, at, block, isChecked }: Edge,
+    stale: boolean,
+    goto: (to: number) => void,
+  ): void {
     const { f, state, cpu } = this;
+    const last = from.instructions[from.instructions.length - 1];
     if (block !== undefined && this.#flow.canBranch(from.id, block.id)) {
-      if (stale) this.#leaveIfStale(at);
+      if (stale) this.#leaveIfStale(base, at);
       if (this.#flow.isBackward(from.id, block.id)) {
-        f.if(load32(cpu, O.poll), () => state.jump(this.#rip(at)));
+        f.if(load32(cpu, O.poll), () => state.jump(this.#rip(base, at)));
       }
-      const { instructions } = from;
-      const page = pageOf(instructions[instructions.length - 1].at);
-      if (pageOf(at) !== page) this.#changePage(at, isChecked);
-      state.materialize(block.liveIn);
+      if (block.base !== base) {
+        // The far branch has checked the page, and set the base.
+        f.store64(cpu, this.#rip(block.base, 0), O.pageRip);
+      } else if (base !== from.base || pageOf(at) !== pageOf(last.at)) this.#changePage(base, at, isChecked);
       goto(block.id);
       return;
     }
-    const last = from.instructions[from.instructions.length - 1];
-    const record = pageOf(at) === pageOf(last.at) ? this.code.recordOf(this.region, at) : 0;
+    const samePage = base === from.base && pageOf(at) === pageOf(last.at);
+    const record = samePage ? this.code.recordOf(base, at) : 0;
     if (record !== 0) state.arrive(record);
-    else state.jump(this.#rip(at));
+    else state.jump(this.#rip(base, at));
   }
 
   /** On to another page, where it is still the one that was translated; the fetch TLB knows. */
-  #changePage(at: number, isChecked: boolean): void {
+  #changePage(base: Base, at: number, isChecked: boolean): void {
     const { f, state, cpu } = this;
-    const pageRip = f.let(this.#rip(pageOf(at)));
+    const pageRip = f.let(this.#rip(base, pageOf(at)));
     if (!isChecked) {
-      const entry = f.let(
-        load32(cpu, O.ftlb).add(
-          pageRip
-            .shrU(PAGE_SHIFT - Math.log2(Ftlb.size))
-            .toI32()
-            .and((FTLB_ENTRIES - 1) * Ftlb.size),
-        ),
+      f.if(this.#isMapped(pageRip, this.code.codePageOf(base, at)).eqz(), () =>
+        state.jump(this.#rip(base, at)),
       );
-      const codePage = I32.const(this.code.codePageOf(this.region, at));
-      const same = load64(entry, Ftlb.tag).eq(pageRip).and(load32(entry, Ftlb.codePage).eq(codePage));
-      f.if(same.eqz(), () => state.jump(this.#rip(at)));
     }
     f.store64(cpu, pageRip, O.pageRip);
   }
 
-  #rip(at: number): I64 {
-    return this.state.pageRip.get.add(I64.const(at));
+  /** Whether `target` is the instruction that `block` starts with, wherever that is now; its base is set to that. */
+  #isFar(target: I64, block: Block): I32 {
+    const { f, code } = this;
+    const base = this.#baseRip(block.base);
+    f.set(base, target.sub(I64.const(block.at)));
+    return this.#isMapped(base.get, code.codePageOf(block.base, block.at));
   }
+
+  /** Whether the fetch TLB has this code page at a linear address, which may be no page's first byte. */
+  #isMapped(pageRip: I64, codePage: number): I32 {
+    const { f, cpu } = this;
+    const entry = f.let(
+      load32(cpu, O.ftlb).add(
+        pageRip
+          .shrU(PAGE_SHIFT - Math.log2(Ftlb.size))
+          .toI32()
+          .and((FTLB_ENTRIES - 1) * Ftlb.size),
+      ),
+    );
+    return load64(entry, Ftlb.tag).eq(pageRip).and(load32(entry, Ftlb.codePage).eq(codePage));
+  }
+
+  readonly #baseRips = new Map<Base, Local<"i64">>();
+
+  /** Linear address of place 0 of a base. */
+  #baseRip(base: Base): Local<"i64"> {
+    if (base === this.region.entry.base) return this.state.pageRip;
+    let local = this.#baseRips.get(base);
+    if (local === undefined) {
+      local = this.f.local("i64");
+      this.#baseRips.set(base, local);
+    }
+    return local;
+  }
+
+  #rip(base: Base, at: number): I64 {
+    return this.#baseRip(base).get.add(I64.const(at));
+  }
+}
+
+/** Blocks with one predecessor, which ends by going there; not the entry. */
+function onlyWays({ entry, blocks }: Region): Set<Block> {
+  const once = new Set<Block>();
+  const often = new Set<Block>([entry]);
+  for (const block of blocks)
+    for (const next of successors(block)) {
+      if (once.has(next)) often.add(next);
+      once.add(next);
+    }
+  for (const block of often) once.delete(block);
+  return once;
 }
 
 /** What the emitter asks about decoded code. */
 export interface RegionCode {
   /** Record of the instruction at `at`, 0 where there is none. */
-  recordOf(region: Region, at: number): number;
+  recordOf(base: Base, at: number): number;
   /** Code page of the page that `at` is in. */
-  codePageOf(region: Region, at: number): number;
+  codePageOf(base: Base, at: number): number;
 }
 
 /** The function's body, or undefined where some definition cannot be expressed. */

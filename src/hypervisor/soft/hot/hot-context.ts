@@ -2,28 +2,22 @@
  * The hot tier's instruction context: emits an instruction as part of a region, with its operands known, guest registers
  * in locals, and flags computed where something reads them.
  */
-import { ColdContext, type HandlerForm, signExtend } from "../cold/cold-context.js";
-import type { Runtime } from "../cold/runtime.js";
+import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
+import { type Runtime, StoreMiss } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
-import { DTLB_ENTRIES, Dtlb, gprOffset, O } from "../vcpu-state.js";
-import { I32, I64, type Int, load32, load64 } from "../wasm/expr.js";
+import { DTLB_ENTRIES, Dtlb, gprOffset, Leave, O, Rec } from "../vcpu-state.js";
+import { I32, I64, type Int, load32, load64, loadV128, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/module.js";
-import { ALL_FLAGS, FlagBit } from "./effects.js";
 import type { Instruction } from "./region.js";
+import { RegionFlags } from "./region-flags.js";
+
+/** The record's `link` counts wrong guesses in its lower bits, and above them how often a region was made anew for them. */
+const GUESS_COUNT_BITS = 24;
+/** Wrong guesses until a region is first made anew, log2. */
+const FIRST_DOUBT_BITS = 8;
 
 /** A definition does what the hot tier cannot express: the instruction stays with the cold tier. */
 export class NotTranslatable extends Error {}
-
-/** Arithmetic flags that the last instructions have set, not computed yet: expressions over locals set once. */
-interface PendingFlags {
-  cf?: Int;
-  of?: Int;
-  af?: Int;
-  zero?: I64;
-  signParity?: I64;
-  /** All flags are those of a − b: conditions compare instead. */
-  compare?: { a: Int; b: Int; size: OperandSize };
-}
 
 /** What all instructions of a region share. */
 export class RegionState {
@@ -36,35 +30,24 @@ export class RegionState {
   /** Where an exit goes: RIP for `jump`, a record for `arrive`. */
   readonly target: Local<"i64">;
   readonly record: Local<"i32">;
-  flagsUsed = false;
-  flagsWritten = false;
-  readonly flags: {
-    readonly zero: Local<"i64">;
-    readonly signParity: Local<"i64">;
-    readonly cf: Local<"i32">;
-    readonly of: Local<"i32">;
-    readonly af: Local<"i32">;
-  };
-  pending: PendingFlags = {};
+  readonly flags: RegionFlags;
   /** FPU availability already checked in this block. */
   readonly checkedTraps = new Set<string>();
   exitLeave!: Label;
   exitJump!: Label;
   exitRecord!: Label;
 
-  constructor(readonly f: FunctionBuilder) {
+  constructor(
+    readonly f: FunctionBuilder,
+    readonly cpu: I32,
+    settleFlags: RegionFlags["settle"],
+  ) {
     this.dtlb = f.local("i32");
     this.pageRip = f.local("i64");
     this.stale = f.local("i32");
     this.target = f.local("i64");
     this.record = f.local("i32");
-    this.flags = {
-      zero: f.local("i64"),
-      signParity: f.local("i64"),
-      cf: f.local("i32"),
-      of: f.local("i32"),
-      af: f.local("i32"),
-    };
+    this.flags = new RegionFlags(f, cpu, settleFlags);
   }
 
   gpr(n: number): Local<"i64"> {
@@ -77,82 +60,61 @@ export class RegionState {
     this.f.set(this.gpr(n), value);
   }
 
-  /** Bring the pending flags in `mask` to their locals. */
-  materialize(mask: number): void {
-    const { f, pending, flags } = this;
-    const has = (name: FlagName) => (mask & FlagBit[name]) !== 0;
-    const { cf, of, af, zero, signParity } = pending;
-    if (cf !== undefined && has("cf")) f.set(flags.cf, cf.toI32());
-    if (of !== undefined && has("of")) f.set(flags.of, of.toI32());
-    if (af !== undefined && has("af")) f.set(flags.af, af.toI32());
-    if (zero !== undefined && has("zf")) f.set(flags.zero, zero);
-    if (signParity !== undefined && (has("sf") || has("pf"))) f.set(flags.signParity, signParity);
-    if (Object.keys(pending).length > 0) this.flagsWritten = true;
-  }
-
-  /** At an exit, on whatever path: all flags where the exit finds them. The pending ones stay pending for other paths. */
-  materializeForExit(): void {
-    this.materialize(ALL_FLAGS);
-  }
-
-  /** As `materialize`, for all paths from here on. */
-  settle(mask: number): void {
-    this.materialize(mask);
-    const { pending } = this;
-    const has = (bits: number) => (mask & bits) !== 0;
-    delete pending.compare;
-    if (has(FlagBit.cf)) delete pending.cf;
-    if (has(FlagBit.of)) delete pending.of;
-    if (has(FlagBit.af)) delete pending.af;
-    if (has(FlagBit.zf)) delete pending.zero;
-    if (has(FlagBit.sf | FlagBit.pf)) delete pending.signParity;
-  }
-
   leave(): void {
-    this.materializeForExit();
     this.f.br(this.exitLeave);
   }
 
   jump(rip: I64): void {
     this.f.set(this.target, rip);
-    this.materializeForExit();
     this.f.br(this.exitJump);
+  }
+
+  /**
+   * Jump to `rip`, where an indirect branch, which has `record`, went other than the region of `entryRecord` has it. After
+   * 256 times to the same target without another between, the region is given up, to be made anew with that; then after
+   * 4,096 times, 65,536 and so on, as a branch may go to and fro.
+   */
+  jumpAgainstGuess(rip: I64, record: number, entryRecord: number): void {
+    const { f, cpu } = this;
+    const at = I32.const(record);
+    const known = f.let(load64(at, Rec.imm).eq(rip));
+    f.store64(at, rip, Rec.imm);
+    const before = f.let(load32(at, Rec.link));
+    const remade = f.let(before.shrU(GUESS_COUNT_BITS));
+    const again = before.add(1).and((1 << GUESS_COUNT_BITS) - 1);
+    const count = f.let(again.select(known, I32.const(0)));
+    f.store32(at, remade.shl(GUESS_COUNT_BITS).or(count), Rec.link);
+    f.if(count.shrU(remade.shl(2).add(FIRST_DOUBT_BITS)), () => {
+      f.store32(at, remade.add(1).shl(GUESS_COUNT_BITS), Rec.link);
+      f.store64(cpu, rip, O.rip);
+      f.store32(cpu, I32.const(entryRecord), O.leaveDetail);
+      f.store32(cpu, I32.const(Leave.WRONG_GUESS), O.leave);
+      this.leave();
+    });
+    this.jump(rip);
   }
 
   arrive(record: number): void {
     this.f.set(this.record, I32.const(record));
-    this.materializeForExit();
     this.f.br(this.exitRecord);
   }
 
   /** The guest's registers and flags to the vCPU's state. */
-  spill(cpu: I32): void {
-    const { f, flags } = this;
-    for (const n of this.written) f.store64(cpu, this.gpr(n).get, gprOffset(n));
-    if (!this.flagsWritten) return;
-    f.store64(cpu, flags.zero.get, O.flagZ);
-    f.store64(cpu, flags.signParity.get, O.flagS);
-    f.store8(cpu, flags.cf.get, O.flagC);
-    f.store8(cpu, flags.of.get, O.flagO);
-    f.store8(cpu, flags.af.get, O.flagA);
+  spill(): void {
+    for (const n of this.written) this.f.store64(this.cpu, this.gpr(n).get, gprOffset(n));
+    this.flags.spill();
   }
 
   /** What the region's start loads; to be called when all of it is emitted. */
-  loadAtStart(cpu: I32): void {
-    const { f, flags } = this;
+  loadAtStart(): void {
+    const { f, cpu } = this;
     f.atStart(() => {
       f.set(this.dtlb, load32(cpu, O.dtlb));
       f.set(this.pageRip, load64(cpu, O.pageRip));
       this.gprs.forEach((local, n) => {
         if (local !== undefined) f.set(local, load64(cpu, gprOffset(n)));
       });
-      if (!this.flagsUsed && !this.flagsWritten) return;
-      f.set(flags.zero, load64(cpu, O.flagZ));
-      f.set(flags.signParity, load64(cpu, O.flagS));
-      const bytes = f.let(load32(cpu, O.flagC));
-      f.set(flags.cf, bytes.and(1));
-      f.set(flags.of, bytes.shrU(8).and(1));
-      f.set(flags.af, bytes.shrU(16));
+      this.flags.loadAtStart();
     });
   }
 }
@@ -180,6 +142,10 @@ export class HotContext extends ColdContext {
     readonly region: RegionState,
     readonly instruction: Instruction,
     form: HandlerForm,
+    /** Linear address that the instruction's place counts from. */
+    readonly baseRip: Local<"i64">,
+    /** Flags that matter afterwards. */
+    readonly liveFlags: number,
   ) {
     super(module, runtime, f, cpu, I32.const(instruction.record), form);
     this.#depth = f.depth;
@@ -188,10 +154,10 @@ export class HotContext extends ColdContext {
   override begin(): void {
     const { memory } = this.instruction;
     if (memory === undefined) return;
-    const { f, region, instruction } = this;
+    const { f, region, instruction, baseRip } = this;
     let offset: I64;
     if (memory.ripRelative) {
-      offset = region.pageRip.get.add(I64.const(memory.displacement + instruction.at + instruction.length));
+      offset = baseRip.get.add(I64.const(memory.displacement + instruction.at + instruction.length));
     } else {
       const base = gprNumber(memory.base);
       const index = gprNumber(memory.index);
@@ -307,6 +273,98 @@ export class HotContext extends ColdContext {
 
   // --- memory ---
 
+  /** Linear-memory address of `bytes` at `va`: by the TLB, or what `miss` gives, which is 0 to leave. */
+  #place(va: I64, bytes: number, tag: number, miss: () => I32): I32 {
+    const { f } = this;
+    const at = f.local("i32");
+    this.probe(
+      va,
+      bytes,
+      tag,
+      (hit) => f.set(at, hit),
+      () => {
+        f.set(at, miss());
+        f.brIf(this.region.exitLeave, at.get.eqz());
+      },
+    );
+    at.get.isFixed = true;
+    return at.get;
+  }
+
+  #placeToRead(va: I64, bytes: number, kind: number): I32 {
+    const { f, runtime, cpu, rec } = this;
+    const info = I32.const(bytes | (kind << 8));
+    return this.#place(va, bytes, Dtlb.readTag, () => f.call(runtime.missLoad, cpu, rec, va, info));
+  }
+
+  protected override loadKind(size: OperandSize, va: I64, kind: number): Int {
+    return this.f.let(loadInt(size, this.#placeToRead(va, size, kind), 0));
+  }
+
+  override loadVector(address: I64, aligned = false): V128 {
+    const va = this.f.let(address);
+    this.checkAligned(va, aligned);
+    return this.f.let(loadV128(this.#placeToRead(va, 16, 0)));
+  }
+
+  protected override storeKind(size: OperandSize, va: I64, value: Int, kind: number): void {
+    const { f } = this;
+    const fixed = f.let(value);
+    this.probe(
+      va,
+      size,
+      Dtlb.writeTag,
+      (at) => storeInt(f, size, at, fixed),
+      () => this.#missStore(va, size | (kind << 8), fixed),
+    );
+  }
+
+  #missStore(va: I64, info: number, value: Int): void {
+    const { f, runtime, cpu, rec } = this;
+    this.#stored(f.call(runtime.missStore, cpu, rec, va, I32.const(info), value.toI64U()));
+  }
+
+  override storeVector(address: I64, value: V128, aligned = false): void {
+    const { f, runtime, cpu, rec } = this;
+    this.noteWrite(address);
+    const va = f.let(address);
+    const fixed = f.let(value);
+    this.checkAligned(va, aligned);
+    this.probe(
+      va,
+      16,
+      Dtlb.writeTag,
+      (at) => f.storeV128(at, fixed),
+      () => {
+        f.storeV128(cpu, fixed, O.scratch);
+        this.#stored(f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)));
+      },
+    );
+  }
+
+  /** After a store on the slow path: `outcome` is a `StoreMiss`. */
+  #stored(outcome: I32): void {
+    const { f, region } = this;
+    f.set(region.stale, outcome);
+    f.brIf(region.exitLeave, region.stale.get.eq(StoreMiss.LEAVE));
+    this.mayChangeCode = true;
+  }
+
+  protected override updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
+    if (this.lock) return super.updateAt(size, va, change);
+    const { f, runtime, cpu, rec } = this;
+    this.noteWrite(va);
+    const at = this.#place(va, size, Dtlb.writeTag, () =>
+      f.call(runtime.missUpdate, cpu, rec, va, I32.const(size)),
+    );
+    const old = f.let(loadInt(size, at, 0));
+    const result = f.let(change(old));
+    storeInt(f, size, at, result);
+    // A copy, where the place itself is no memory or crosses pages.
+    f.if(at.eq(cpu.add(O.scratch)), () => this.#missStore(va, size, result));
+    return [old, result];
+  }
+
   protected override probe(
     va: I64,
     bytes: number,
@@ -366,36 +424,15 @@ export class HotContext extends ColdContext {
   // --- flags ---
 
   override settleFlags(): void {
-    const { region } = this;
-    region.materialize(ALL_FLAGS);
-    region.pending = {};
+    this.region.flags.computeAll();
     this.#direct = true;
-    region.flagsWritten = true;
   }
 
   override setFlags(update: FlagUpdate): void {
-    const { f, region } = this;
-    const { cf, of, af, result, zero, signParity, compare } = update;
-    const wide = result === undefined ? undefined : f.let(signExtend(result, this.size));
-    const next: PendingFlags = {};
-    if (cf !== undefined) next.cf = cf;
-    if (of !== undefined) next.of = of;
-    if (af !== undefined) next.af = af;
-    if (zero !== undefined || wide !== undefined) next.zero = (zero ?? wide) as I64;
-    if (signParity !== undefined || wide !== undefined) next.signParity = (signParity ?? wide) as I64;
-    if (this.#direct) {
-      const saved = region.pending;
-      region.pending = next;
-      region.materialize(ALL_FLAGS);
-      region.pending = saved;
-      return;
-    }
-    if (f.depth !== this.#depth)
-      throw new NotTranslatable(`${this.instruction.row.mnemonic}: flags on some paths`);
-    delete region.pending.compare;
-    Object.assign(region.pending, next);
-    if (compare !== undefined) region.pending.compare = compare;
-    region.flagsWritten = true;
+    const { flags } = this.region;
+    if (this.#direct) flags.setHere(update, this.size);
+    else if (this.f.depth === this.#depth) flags.set(update, this.liveFlags, this.size);
+    else throw new NotTranslatable(`${this.instruction.row.mnemonic}: flags on some paths`);
   }
 
   override setFlagsWord(word: I32): void {
@@ -403,23 +440,7 @@ export class HotContext extends ColdContext {
   }
 
   protected override flagNow(name: FlagName): I32 {
-    const { region } = this;
-    const { pending, flags } = region;
-    region.flagsUsed = true;
-    switch (name) {
-      case "cf":
-        return (pending.cf?.toI32() ?? flags.cf.get) as I32;
-      case "of":
-        return (pending.of?.toI32() ?? flags.of.get) as I32;
-      case "af":
-        return ((pending.af?.toI32() ?? flags.af.get) as I32).shrU(4).and(1);
-      case "zf":
-        return (pending.zero ?? flags.zero.get).eqz();
-      case "sf":
-        return (pending.signParity ?? flags.signParity.get).ltS(0);
-      case "pf":
-        return (pending.signParity ?? flags.signParity.get).toI32().and(0xff).popcnt().and(1).xor(1);
-    }
+    return this.region.flags.read(name, this.f.depth === this.#depth);
   }
 
   override condition(code: number): I32 {
@@ -430,7 +451,7 @@ export class HotContext extends ColdContext {
 
   /** The condition pair as a comparison, where the flags are those of one. */
   #compared(pair: number): I32 | undefined {
-    const { compare } = this.region.pending;
+    const { compare } = this.region.flags.known;
     if (compare === undefined) return undefined;
     const { a, b, size } = compare;
     const extend = (v: Int) => (size === 1 ? v.extend8S() : size === 2 ? v.extend16S() : v);
@@ -466,10 +487,10 @@ export class HotContext extends ColdContext {
   }
 
   override rip(): I64 {
-    return this.region.pageRip.get.add(I64.const(this.instruction.at));
+    return this.baseRip.get.add(I64.const(this.instruction.at));
   }
   override nextRip(): I64 {
-    return this.f.let(this.region.pageRip.get.add(I64.const(this.instruction.at + this.instruction.length)));
+    return this.f.let(this.baseRip.get.add(I64.const(this.instruction.at + this.instruction.length)));
   }
 
   override next(): void {}

@@ -5,6 +5,7 @@
 import { WASM_MEMORY_LIMIT, WASM_PAGE_SIZE } from "../../../memory/shared-memory.js";
 import type { HandlerForm } from "../cold/cold-context.js";
 import { HANDLER_TABLE_SIZE, type HandlerModule } from "../cold/handler-module.js";
+import { LATER_FLAGS_PARAMS } from "../cold/later-flags.js";
 import type { Runtime } from "../cold/runtime.js";
 import type { CodeCache } from "../decode/code-cache.js";
 import { FORMS_PER_ROW, formsOf } from "../decode/forms.js";
@@ -16,7 +17,7 @@ import type { ValType } from "../wasm/expr.js";
 import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
 import { flagEffects } from "./effects.js";
 import { emitRegion, type RegionCode } from "./emit.js";
-import { type GuestCode, type HandlerFacts, pageOf, type Region, RegionFinder } from "./region.js";
+import { type Base, type GuestCode, type HandlerFacts, pageOf, type Region, RegionFinder } from "./region.js";
 
 /** The cold module's functions, imported by name as they are needed. */
 const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: ValType | undefined }> = {
@@ -28,6 +29,11 @@ const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: Va
   slowRmw: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
   slowLoadBytes: { params: ["i32", "i32", "i64", "i32"], result: undefined },
   slowStoreBytes: { params: ["i32", "i32", "i64", "i32"], result: undefined },
+  missLoad: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
+  missStore: { params: ["i32", "i32", "i64", "i32", "i64"], result: "i32" },
+  missStoreBytes: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
+  missUpdate: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
+  settleFlags: { params: LATER_FLAGS_PARAMS, result: undefined },
   slowProbeWrite: { params: ["i32", "i32", "i64", "i32"], result: undefined },
 };
 
@@ -59,6 +65,9 @@ function importingRuntime(module: ModuleBuilder): Runtime {
 const MAX_BATCH = 16;
 const BATCH_MILLISECONDS = 2;
 
+/** Arrivals after which a region that was given up is made anew. */
+const ARRIVALS_TO_REMAKE = 200;
+
 /** Where a region starts. */
 export interface Place {
   readonly page: number;
@@ -89,6 +98,8 @@ export interface HotCounters {
   refused: number;
   /** Regions dropped because their code was written. */
   dropped: number;
+  /** Regions given up because their guesses were wrong. */
+  remade: number;
   /** Guest instructions in translated regions. */
   instructions: number;
   /** Bytes of WebAssembly. */
@@ -103,6 +114,7 @@ export class HotTier implements RegionCode {
     regions: 0,
     refused: 0,
     dropped: 0,
+    remade: 0,
     instructions: 0,
     bytes: 0,
     milliseconds: 0,
@@ -162,12 +174,12 @@ export class HotTier implements RegionCode {
     return this.#forms.get(handler);
   }
 
-  recordOf({ pages }: Region, at: number): number {
-    const page = pages.get(pageOf(at));
-    return page === undefined ? 0 : this.cache.knownRecord(page, at - pageOf(at), CodeMode.LONG64);
+  recordOf({ pages }: Base, at: number): number {
+    const page = pages.get(pageOf(at)) ?? -1;
+    return page < 0 ? 0 : this.cache.knownRecord(page, at - pageOf(at), CodeMode.LONG64);
   }
 
-  codePageOf({ pages }: Region, at: number): number {
+  codePageOf({ pages }: Base, at: number): number {
     return this.cache.knownCodePage(pages.get(pageOf(at)) as number, CodeMode.LONG64);
   }
 
@@ -262,12 +274,12 @@ export class HotTier implements RegionCode {
     }
     const { u32 } = this.cache.memory;
     const at = (record + Rec.handler) >>> 2;
-    const pages = [...new Set(region.pages.values())];
+    const pages = [...region.pages];
     const installed = { slot, record, original: u32[at], pages };
     this.table.set(slot, code);
     this.#installed.set(record, installed);
     u32[at] = slot;
-    this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = 0;
+    this.#counter(record, 0);
     for (const page of pages) {
       const others = this.#byPage.get(page);
       if (others === undefined) this.#byPage.set(page, new Set([installed]));
@@ -281,20 +293,35 @@ export class HotTier implements RegionCode {
   /** The records of guest-physical page `page` are stale, and so is what was made of them. */
   pageInvalidated(page: number): void {
     for (const [record, { region }] of this.#waiting) {
-      if ([...region.pages.values()].includes(page)) this.#waiting.delete(record);
+      if (region.pages.has(page)) this.#waiting.delete(record);
     }
-    const { u32 } = this.cache.memory;
-    for (const installed of this.#byPage.get(page) ?? []) {
-      const { slot, record, original, pages } = installed;
-      this.table.set(slot, null);
-      this.#free.push(slot);
-      this.#installed.delete(record);
-      // Where its first instruction is in another page, that is as it was.
-      if (u32[(record + Rec.handler) >>> 2] === slot) u32[(record + Rec.handler) >>> 2] = original;
-      for (const other of pages) if (other !== page) this.#byPage.get(other)?.delete(installed);
-      this.counters.dropped++;
-    }
+    for (const installed of this.#byPage.get(page) ?? []) this.#drop(installed);
     this.#byPage.delete(page);
+  }
+
+  #drop(installed: Installed): void {
+    const { slot, record, original, pages } = installed;
+    const { u32 } = this.cache.memory;
+    this.table.set(slot, null);
+    this.#free.push(slot);
+    this.#installed.delete(record);
+    // Not where the record went stale meanwhile.
+    if (u32[(record + Rec.handler) >>> 2] === slot) u32[(record + Rec.handler) >>> 2] = original;
+    for (const page of pages) this.#byPage.get(page)?.delete(installed);
+    this.counters.dropped++;
+  }
+
+  /** Give the region at `record` up. It is made anew a little below `threshold`, the arrivals that make code hot. */
+  giveUp(record: number, threshold: number): void {
+    const installed = this.#installed.get(record);
+    if (installed === undefined) return;
+    this.#drop(installed);
+    this.counters.remade++;
+    this.#counter(record, Math.max(0, threshold - ARRIVALS_TO_REMAKE));
+  }
+
+  #counter(record: number, arrivals: number): void {
+    this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = arrivals;
   }
 
   /** All decoded code is gone. */

@@ -3,8 +3,10 @@
  * from them, and by indirect branches to where they went last (DESIGN, 4). Called code is taken in once for each call, so
  * that its returns have one place to go to. Found by decoding; what the blocks do is emitted elsewhere.
  *
- * Places are byte offsets from the first byte of the entry's page, in linear addresses: `at`. Which guest-physical page is
- * there may differ the next time; the emitted code checks each page that it goes on to.
+ * Places are byte offsets, `at`, from the first byte of a page, the `Base`: the entry's, or where a far indirect branch
+ * led. What is near a base keeps its distance to it; how far one base is from another may differ from process to process,
+ * as libraries do. Which guest-physical page is at a place may differ, too: the emitted code checks each page that it goes
+ * on to.
  */
 import type { HandlerForm } from "../cold/cold-context.js";
 import { Special } from "../cold/special-handlers.js";
@@ -25,6 +27,8 @@ const MAX_DEPTH = 5;
 const CALL_RESERVE = 20;
 /** Executions for one of the entry, below which a block is left out. */
 const MIN_WEIGHT = 1 / 100;
+/** What is further from a base may be at another distance in another process. */
+const NEAR_BYTES = 2 ** 20;
 /** Share of the executions of an indirect branch that are taken to go where it went last. */
 const GUESS_WEIGHT = 0.7;
 
@@ -59,19 +63,31 @@ export interface Instruction {
   readonly takenShare: number;
 }
 
+/** What places count from. */
+export class Base {
+  /** Guest-physical page by place of its first byte; −1 where there is none. */
+  readonly pages = new Map<number, number>();
+  readonly decoded = new Map<number, Instruction | undefined>();
+
+  /** `rip`: the linear address of place 0, when the region was found. */
+  constructor(readonly rip: bigint) {}
+}
+
 /** A call that was taken in: where it returns to, in the code that called. */
 export interface CallContext {
   readonly caller: CallContext | undefined;
   readonly depth: number;
-  /** The callee's first instruction. */
-  readonly callee: number;
+  /** Linear address of the callee's first instruction. */
+  readonly callee: bigint;
   readonly returnAt: number;
+  readonly returnBase: Base;
   /** That is in the page that the call is in: it was checked on the way there. */
   readonly samePage: boolean;
 }
 
 /** A way out of a block. */
 export interface Edge {
+  readonly base: Base;
   readonly at: number;
   /** Where it leads in the region; undefined: the region is left. */
   block: Block | undefined;
@@ -82,6 +98,7 @@ export interface Edge {
 
 export interface Block {
   readonly id: number;
+  readonly base: Base;
   readonly at: number;
   readonly context: CallContext | undefined;
   readonly instructions: Instruction[];
@@ -97,8 +114,8 @@ export interface Region {
   readonly entry: Block;
   /** Reachable ones only. */
   readonly blocks: readonly Block[];
-  /** Guest-physical page by place of its first byte. */
-  readonly pages: ReadonlyMap<number, number>;
+  /** Guest-physical pages that its code is in. */
+  readonly pages: ReadonlySet<number>;
 }
 
 /** What is known of a handler: its definition's form and effects. */
@@ -151,21 +168,20 @@ interface Way {
 
 /** A piece of code as one call context sees it. */
 interface Part {
+  readonly base: Base;
   readonly context: CallContext | undefined;
   readonly entry: number;
   readonly starts: Set<number>;
   readonly instructions: Map<number, Instruction>;
-  /** Contexts of calls taken in, by the call's place. */
-  readonly calls: Map<number, Part>;
+  /** Parts that calls and far jumps lead to, by their place. */
+  readonly further: Map<number, Part>;
   readonly blocks: Map<number, Block>;
-  readonly parent: Part | undefined;
+  /** What the calls in `context` return to. */
+  readonly caller: Part | undefined;
 }
 
 class Search {
-  readonly #pageRip: bigint;
-  readonly #entry: number;
-  readonly #pages = new Map<number, number>();
-  readonly #decoded = new Map<number, Instruction | undefined>();
+  readonly #root: Part;
   #budget = MAX_INSTRUCTIONS;
   #starts = 0;
 
@@ -174,26 +190,25 @@ class Search {
     page: number,
     rip: bigint,
   ) {
-    this.#entry = Number(rip & BigInt(PAGE - 1));
-    this.#pageRip = rip - BigInt(this.#entry);
-    this.#pages.set(0, page);
+    const entry = Number(rip & BigInt(PAGE - 1));
+    const base = new Base(rip - BigInt(entry));
+    base.pages.set(0, page);
+    this.#root = newPart(base, undefined, undefined, entry);
   }
 
   region(): Region | undefined {
-    const root = newPart(undefined, undefined, this.#entry);
+    const root = this.#root;
     const parts = this.#parts;
     parts.push(root);
-    this.#queue(root, this.#entry, 1);
+    this.#queue(root, root.entry, 1);
     for (let way = this.#takeWay(); way !== undefined; way = this.#takeWay()) this.#explore(way);
-    if (!root.instructions.has(this.#entry)) return undefined;
+    if (!root.instructions.has(root.entry)) return undefined;
     for (const part of parts) this.#makeBlocks(part);
     for (const part of parts) link(part);
-    const entry = root.blocks.get(this.#entry)!;
+    const entry = root.blocks.get(root.entry)!;
     const blocks = reachable(entry);
     computeLiveness(blocks);
-    const pages = new Map<number, number>();
-    for (const block of blocks) pages.set(pageOf(block.at), this.#pages.get(pageOf(block.at))!);
-    return { entry, blocks, pages };
+    return { entry, blocks, pages: new Set(blocks.map(pageOfBlock)) };
   }
 
   /** Take a block in, and queue what it leads to. */
@@ -203,19 +218,17 @@ class Search {
     let at = start;
     const page = pageOf(at);
     while (pageOf(at) === page && !instructions.has(at) && this.#budget > 0) {
-      const instruction = this.#decode(at);
+      const instruction = this.#decode(part.base, at);
       if (instruction === undefined) return;
       instructions.set(at, instruction);
       this.#budget--;
       const { row, target, takenShare } = instruction;
       const next = at + instruction.length;
       if (isCall(row)) {
-        const callee = this.#callee(part, at, target, next);
+        const callee = this.#callee(part, instruction, next);
         if (callee !== undefined) {
           const share = isDirect(row) ? 1 : GUESS_WEIGHT;
-          part.calls.set(at, callee);
-          this.#parts.push(callee);
-          this.#queue(callee, callee.entry, weight * share);
+          this.#further(part, at, callee, weight * share);
           this.#queue(part, next, weight * share);
         }
         return;
@@ -229,7 +242,15 @@ class Search {
         weight *= 1 - share;
         if (!(weight >= MIN_WEIGHT)) return;
       } else {
-        if (target !== undefined) this.#queue(part, target, isDirect(row) ? weight : weight * GUESS_WEIGHT);
+        if (target !== undefined) {
+          if (isDirect(row)) this.#queue(part, target, weight);
+          else if (isNear(target)) this.#queue(part, target, weight * GUESS_WEIGHT);
+          else {
+            const { base, context, caller } = part;
+            const far = farPart(base, target, context, caller);
+            this.#further(part, at, far, weight * GUESS_WEIGHT);
+          }
+        }
         if (row.ends === true) return;
       }
       at = next;
@@ -244,7 +265,7 @@ class Search {
     const { starts } = part;
     if (weight < MIN_WEIGHT && !this.finder.guest.eager) return;
     if (starts.has(at) && part.instructions.has(at)) return;
-    if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(at)) return;
+    if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(part.base, at)) return;
     this.#starts++;
     starts.add(at);
     this.#ways.push({ part, at, weight });
@@ -259,21 +280,33 @@ class Search {
     return this.#ways.splice(best, 1)[0];
   }
 
-  /** The part that a call to `target` opens, or undefined where it stays outside. */
-  #callee(caller: Part, at: number, target: number | undefined, returnAt: number): Part | undefined {
+  #further(from: Part, at: number, part: Part, weight: number): void {
+    from.further.set(at, part);
+    this.#parts.push(part);
+    this.#queue(part, part.entry, weight);
+  }
+
+  /** The part that a call opens, or undefined where it stays outside. */
+  #callee(caller: Part, { at, row, target }: Instruction, returnAt: number): Part | undefined {
     const depth = (caller.context?.depth ?? 0) + 1;
     if (target === undefined || depth > MAX_DEPTH || this.#budget < CALL_RESERVE) return undefined;
-    if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(target)) return undefined;
-    if (target === this.#entry) return undefined;
-    for (let c = caller.context; c !== undefined; c = c.caller) if (c.callee === target) return undefined;
+    if (this.#starts >= MAX_BLOCKS) return undefined;
+    const callee = caller.base.rip + BigInt(target);
+    if (callee === this.#root.base.rip + BigInt(this.#root.entry)) return undefined;
+    for (let c = caller.context; c !== undefined; c = c.caller) if (c.callee === callee) return undefined;
     const samePage = pageOf(at) === pageOf(returnAt);
-    const context = { caller: caller.context, depth, callee: target, returnAt, samePage };
-    return newPart(context, caller, target);
+    const returnBase = caller.base;
+    const context = { caller: caller.context, depth, callee, returnAt, returnBase, samePage };
+    const part =
+      isDirect(row) || isNear(target)
+        ? newPart(caller.base, context, caller, target)
+        : farPart(caller.base, target, context, caller);
+    return this.#isWorthwhile(part.base, part.entry) ? part : undefined;
   }
 
   /** Whether there is code at `at` that was run. */
-  #isWorthwhile(at: number): boolean {
-    const page = this.#physicalPage(at);
+  #isWorthwhile(base: Base, at: number): boolean {
+    const page = this.#physicalPage(base, at);
     if (page < 0) return false;
     const { cache, guest } = this.finder;
     const offset = at - pageOf(at);
@@ -281,24 +314,25 @@ class Search {
     return cache.knownRecord(page, offset, CodeMode.LONG64) !== 0;
   }
 
-  #physicalPage(at: number): number {
+  #physicalPage({ rip, pages }: Base, at: number): number {
     const first = pageOf(at);
-    let page = this.#pages.get(first);
+    let page = pages.get(first);
     if (page === undefined) {
-      page = this.finder.guest.physicalPage(BigInt.asUintN(64, this.#pageRip + BigInt(first)));
-      this.#pages.set(first, page);
+      page = this.finder.guest.physicalPage(BigInt.asUintN(64, rip + BigInt(first)));
+      pages.set(first, page);
     }
     return page;
   }
 
-  #decode(at: number): Instruction | undefined {
-    if (!this.#decoded.has(at)) this.#decoded.set(at, this.#decodeNew(at));
-    return this.#decoded.get(at);
+  #decode(base: Base, at: number): Instruction | undefined {
+    const { decoded } = base;
+    if (!decoded.has(at)) decoded.set(at, this.#decodeNew(base, at));
+    return decoded.get(at);
   }
 
-  #decodeNew(at: number): Instruction | undefined {
+  #decodeNew(base: Base, at: number): Instruction | undefined {
     const { decoder, cache, guest } = this.finder;
-    const page = this.#physicalPage(at);
+    const page = this.#physicalPage(base, at);
     if (page < 0) return undefined;
     const offset = at - pageOf(at);
     let record = cache.recordAt(page, offset, CodeMode.LONG64);
@@ -334,7 +368,7 @@ class Search {
       takenShare = taken / (taken + u32[(record + Rec.notTaken) >>> 2]);
     }
     if (isIndirectJump(row) || (isCall(row) && !decoder.relative))
-      target = this.#lastTarget(u64[(record + Rec.imm) >>> 3]);
+      target = lastTarget(base, u64[(record + Rec.imm) >>> 3]);
     return {
       at,
       length: decoder.length,
@@ -350,13 +384,6 @@ class Search {
     };
   }
 
-  /** Where an indirect branch went, as its record says. */
-  #lastTarget(rip: bigint): number | undefined {
-    if (rip === 0n) return undefined;
-    const at = Number(BigInt.asIntN(64, rip - this.#pageRip));
-    return Number.isSafeInteger(at) ? at : undefined;
-  }
-
   #blocks = 0;
 
   #makeBlocks(part: Part): void {
@@ -366,7 +393,7 @@ class Search {
     }
   }
 
-  #block({ context, starts, instructions }: Part, start: number): Block | undefined {
+  #block({ base, context, starts, instructions }: Part, start: number): Block | undefined {
     const found: Instruction[] = [];
     let at = start;
     let fallThrough: Edge | undefined;
@@ -374,41 +401,70 @@ class Search {
     for (;;) {
       const instruction = instructions.get(at);
       if (instruction === undefined) {
-        fallThrough = edge(at);
+        fallThrough = edge(base, at);
         break;
       }
       found.push(instruction);
       const { row, target } = instruction;
       at += instruction.length;
       if (isRet(row)) {
-        if (context !== undefined) taken = edge(context.returnAt, true, context.samePage);
+        if (context !== undefined) taken = edge(context.returnBase, context.returnAt, true, context.samePage);
         break;
       }
       if (isCall(row)) {
-        if (target !== undefined) taken = edge(target);
+        if (target !== undefined) taken = edge(base, target);
         break;
       }
-      if (target !== undefined) taken = edge(target);
+      if (target !== undefined) taken = edge(base, target);
       if (row.ends === true) break;
       if (isDirect(row) || starts.has(at)) {
-        fallThrough = edge(at);
+        fallThrough = edge(base, at);
         break;
       }
     }
     if (found.length === 0) return undefined;
     const id = this.#blocks++;
-    return { id, at: start, context, instructions: found, fallThrough, taken, liveIn: ALL_FLAGS };
+    return { id, base, at: start, context, instructions: found, fallThrough, taken, liveIn: ALL_FLAGS };
   }
 }
 
-function newPart(context: CallContext | undefined, parent: Part | undefined, entry: number): Part {
-  const maps = { instructions: new Map(), calls: new Map(), blocks: new Map() };
-  return { context, parent, entry, starts: new Set(), ...maps };
+/** Where an indirect branch went, as its record says. */
+function lastTarget(base: Base, rip: bigint): number | undefined {
+  if (rip === 0n) return undefined;
+  const at = Number(BigInt.asIntN(64, rip - base.rip));
+  return Number.isSafeInteger(at) ? at : undefined;
 }
 
-function edge(at: number, isReturn = false, isChecked = false): Edge {
-  return { at, block: undefined, isReturn, isChecked };
+/** Within the same program or library, as far as can be told. */
+const isNear = (at: number) => Math.abs(at) < NEAR_BYTES;
+
+function newPart(
+  base: Base,
+  context: CallContext | undefined,
+  caller: Part | undefined,
+  entry: number,
+): Part {
+  const maps = { instructions: new Map(), further: new Map(), blocks: new Map() };
+  return { base, context, caller, entry, starts: new Set(), ...maps };
 }
+
+/** A part with a base of its own, at place `target` of another base. */
+function farPart(
+  from: Base,
+  target: number,
+  context: CallContext | undefined,
+  caller: Part | undefined,
+): Part {
+  const base = new Base(BigInt.asUintN(64, from.rip + BigInt(pageOf(target))));
+  return newPart(base, context, caller, target - pageOf(target));
+}
+
+function edge(base: Base, at: number, isReturn = false, isChecked = false): Edge {
+  return { base, at, block: undefined, isReturn, isChecked };
+}
+
+/** Guest-physical page of a block. */
+const pageOfBlock = ({ base, at }: Block): number => base.pages.get(pageOf(at)) as number;
 
 /** Find the blocks that the edges of a part's blocks lead to. */
 function link(part: Part): void {
@@ -416,9 +472,10 @@ function link(part: Part): void {
     const last = instructions[instructions.length - 1];
     if (fallThrough !== undefined) fallThrough.block = part.blocks.get(fallThrough.at);
     if (taken === undefined) continue;
-    if (isCall(last.row)) taken.block = part.calls.get(last.at)?.blocks.get(taken.at);
-    else if (taken.isReturn) taken.block = part.parent?.blocks.get(taken.at);
-    else taken.block = part.blocks.get(taken.at);
+    const further = part.further.get(last.at);
+    if (further !== undefined) taken.block = further.blocks.get(further.entry);
+    else if (taken.isReturn) taken.block = part.caller?.blocks.get(taken.at);
+    else if (!isCall(last.row)) taken.block = part.blocks.get(taken.at);
   }
 }
 
@@ -461,16 +518,29 @@ function computeLiveness(blocks: readonly Block[]): void {
   }
 }
 
-/** Flags that matter on the way along an edge. */
-export const liveAlong = (way: Edge): number => way.block?.liveIn ?? ALL_FLAGS;
+/** Flags that matter on the way along an edge; on the way back, where interrupts are looked for, all of them. */
+const liveAlong = (from: Block, way: Edge): number =>
+  way.block === undefined || (way.base === from.base && way.at <= from.at) ? ALL_FLAGS : way.block.liveIn;
 
 /** Flags that matter at the end of `block`. */
-function liveOut({ taken, fallThrough, instructions }: Block): number {
+function liveOut(block: Block): number {
+  const { taken, fallThrough, instructions } = block;
   const { row } = instructions[instructions.length - 1];
   // Indirect ones may go elsewhere.
   let live = row.ends === true && !isDirect(row) ? ALL_FLAGS : 0;
   if (isCall(row) && !isDirect(row)) live = ALL_FLAGS;
-  if (taken !== undefined) live |= liveAlong(taken);
-  if (fallThrough !== undefined) live |= liveAlong(fallThrough);
+  if (taken !== undefined) live |= liveAlong(block, taken);
+  if (fallThrough !== undefined) live |= liveAlong(block, fallThrough);
   return taken === undefined && fallThrough === undefined ? ALL_FLAGS : live;
+}
+
+/** Flags that matter after each instruction of a block. One that may leave, may leave when its flags are set. */
+export function liveAfterEach(block: Block): number[] {
+  let live = liveOut(block);
+  const result: number[] = [];
+  for (const { effects } of block.instructions.toReversed()) {
+    result.unshift(effects.leaves ? ALL_FLAGS : live);
+    live = (live & ~effects.sets) | effects.reads;
+  }
+  return result;
 }

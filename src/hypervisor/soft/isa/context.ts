@@ -36,7 +36,13 @@ export interface FlagUpdate {
   signParity?: I64;
   /** The flags are all those of a − b: for conditions that can compare these instead. */
   compare?: { a: Int; b: Int; size: OperandSize };
+  /** They are all functions of these and the result: for those who compute them later, if at all. */
+  later?: { kind: LaterFlags; a: Int; b: Int; size: OperandSize };
 }
+
+/** How flags follow from operands a, b and the result: a sum, a difference (carries in included), or logic. */
+export const LaterFlags = { NONE: 0, SUM: 1, DIFFERENCE: 2, LOGIC: 3 } as const;
+export type LaterFlags = (typeof LaterFlags)[keyof typeof LaterFlags];
 
 export type FlagName = "cf" | "pf" | "af" | "zf" | "sf" | "of";
 

@@ -1,6 +1,6 @@
 /** Arithmetic flags of integer operations (SDM vol. 1, 3.4.3.1), and small helpers of integer definitions. */
 import { I32, type I64, type Int } from "../wasm/expr.js";
-import type { InstrContext, OperandSize } from "./context.js";
+import { type InstrContext, LaterFlags, type OperandSize } from "./context.js";
 
 /** The low `size` bytes of `value`: 8- and 16-bit values live zero-extended in i32. */
 export function truncate(value: Int, size: OperandSize): Int {
@@ -42,6 +42,7 @@ export function flagsAdd(x: InstrContext, a: Int, b: Int, r: Int, size = x.size)
     of: signBit(a.xor(r).and(b.xor(r)), size),
     af: a.xor(b).xor(r),
     result: r,
+    later: { kind: LaterFlags.SUM, a, b, size },
   });
 }
 
@@ -52,6 +53,7 @@ export function flagsAdc(x: InstrContext, a: Int, b: Int, r: Int, size = x.size)
     of: signBit(a.xor(r).and(b.xor(r)), size),
     af: a.xor(b).xor(r),
     result: r,
+    later: { kind: LaterFlags.SUM, a, b, size },
   });
 }
 
@@ -62,6 +64,7 @@ export function flagsSub(x: InstrContext, a: Int, b: Int, r: Int, size = x.size)
     af: a.xor(b).xor(r),
     result: r,
     compare: { a, b, size },
+    later: { kind: LaterFlags.DIFFERENCE, a, b, size },
   });
 }
 
@@ -72,9 +75,12 @@ export function flagsSbb(x: InstrContext, a: Int, b: Int, r: Int, size = x.size)
     of: signBit(a.xor(b).and(a.xor(r)), size),
     af: a.xor(b).xor(r),
     result: r,
+    later: { kind: LaterFlags.DIFFERENCE, a, b, size },
   });
 }
 
 export function flagsLogic(x: InstrContext, r: Int): void {
-  x.setFlags({ cf: I32.const(0), of: I32.const(0), af: I32.const(0), result: r });
+  const zero = I32.const(0);
+  const later = { kind: LaterFlags.LOGIC, a: r, b: r, size: x.size };
+  x.setFlags({ cf: zero, of: zero, af: zero, result: r, later });
 }

@@ -60,15 +60,20 @@ export class Coherence {
     this.sharing.writersGone(page, writers);
   }
 
-  /** Until vCPU `id` is out of guest code, or was since the call. */
+  /** Until vCPU `id`, which was asked to look at its queue, is out of guest code, or was since then. */
   #waitOutside(id: number): void {
     const { i32 } = this.memory;
-    const epoch = (this.vcpus[id].address + O.guestEpoch) >>> 2;
+    const { address } = this.vcpus[id];
+    const epoch = (address + O.guestEpoch) >>> 2;
+    const requests = (address + O.requests) >>> 2;
     const seen = Atomics.load(i32, epoch);
     if ((seen & 1) === 0) return;
-    for (let i = 0; i < SPINS; i++) if (Atomics.load(i32, epoch) !== seen) return;
+    // Without the request, it has looked already, and is back in guest code.
+    const waiting = () =>
+      Atomics.load(i32, epoch) === seen && (Atomics.load(i32, requests) & Request.PAGE_EVENTS) !== 0;
+    for (let i = 0; i < SPINS; i++) if (!waiting()) return;
     aboutToWait("another vCPU");
-    while (Atomics.load(i32, epoch) === seen) Atomics.wait(i32, epoch, seen, SLEEP);
+    while (waiting()) Atomics.wait(i32, epoch, seen, SLEEP);
   }
 
   /** vCPU `id` is about to run guest code; false where it has to `serve` first. */

@@ -72,7 +72,13 @@ const EXTENDED1_EDX = { SYSCALL: 11, NX: 20, PAGE1GB: 26, RDTSCP: 27, LM: 29 };
 const EXTENDED1_ECX = { LAHF: 0 };
 const ADVANCED_POWER_EDX = { INVARIANT_TSC: 8 };
 /** KVM_FEATURE_*. */
-const KVM_FEATURES = { CLOCKSOURCE: 0, NOP_IO_DELAY: 1, CLOCKSOURCE2: 3, CLOCKSOURCE_STABLE_BIT: 24 };
+const KVM_FEATURES = {
+  CLOCKSOURCE: 0,
+  NOP_IO_DELAY: 1,
+  CLOCKSOURCE2: 3,
+  PV_UNHALT: 7,
+  CLOCKSOURCE_STABLE_BIT: 24,
+};
 
 /** Family 6, model 26, stepping 3: of the generation whose instruction set is x86-64-v2. */
 const SIGNATURE = 0x000106a3;
@@ -94,8 +100,11 @@ function leaf(fn: number, eax: number, ebx: number, ecx: number, edx: number, in
 const VENDOR = "GenuineIntel";
 const KVM_SIGNATURE = "KVMKVMKVM\0\0\0";
 
-/** The leaves for vCPU `id` of `count`. */
-export function softCpuid(id: number, count: number): CpuidEntry[] {
+/**
+ * The leaves for vCPU `id` of `count`. `lessCores`: the host has fewer cores, so that the guest's spin locks had better sleep
+ * (KVM_FEATURE_PV_UNHALT); where each vCPU has a core, that would only make each unlock slower.
+ */
+export function softCpuid(id: number, count: number, { lessCores = false } = {}): CpuidEntry[] {
   const brand = BRAND.padEnd(48, "\0");
   const logical = Math.min(count, 255);
   const idBits = Math.ceil(Math.log2(Math.max(count, 1)));
@@ -176,7 +185,14 @@ export function softCpuid(id: number, count: number): CpuidEntry[] {
     leaf(0x40000000, 0x40000001, word(KVM_SIGNATURE, 0), word(KVM_SIGNATURE, 4), word(KVM_SIGNATURE, 8)),
     leaf(
       0x40000001,
-      bits(KVM_FEATURES, "CLOCKSOURCE", "NOP_IO_DELAY", "CLOCKSOURCE2", "CLOCKSOURCE_STABLE_BIT"),
+      bits(
+        KVM_FEATURES,
+        "CLOCKSOURCE",
+        "NOP_IO_DELAY",
+        "CLOCKSOURCE2",
+        "CLOCKSOURCE_STABLE_BIT",
+        ...(lessCores ? (["PV_UNHALT"] as const) : []),
+      ),
       0,
       0,
       0,

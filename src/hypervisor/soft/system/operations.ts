@@ -65,6 +65,8 @@ export interface OperationContext {
   readonly msrs: Msrs;
   readonly ports: PortIo;
   readonly cpuid: CpuidTable;
+  /** KVM_HC_KICK_CPU. */
+  kick(apicId: number): void;
   /** Random bytes of the host. */
   random(bytes: number): bigint;
   /** Operand size in bytes, address size, REP (0 none, 1 REP, 2 REPNE) of the instruction. */
@@ -105,8 +107,23 @@ const arg = (c: OperationContext, i: number) => c.s.scratch[i];
 const argNumber = (c: OperationContext, i: number) => Number(c.s.scratch[i] & 0xffff_ffffn);
 const selectorArg = (c: OperationContext, i: number) => Number(c.s.scratch[i] & 0xffffn);
 
-/** VMCALL's answer to a hypercall that there is not: -KVM_ENOSYS. */
+/** Hypercalls and their answers (Linux, Documentation/virt/kvm/x86/hypercalls.rst; include/uapi/linux/kvm_para.h). */
+const Hypercall = { KICK_CPU: 5 } as const;
 const KVM_ENOSYS = -1000n;
+const KVM_EPERM = -1n;
+
+/** The hypercall in RAX; arguments in RBX, RCX, RDX and RSI. */
+function hypercall(c: OperationContext): bigint {
+  const { gpr, cpl } = c.s;
+  if (cpl !== 0) return KVM_EPERM;
+  switch (Number(gpr[Gpr.RAX] & 0xffff_ffffn)) {
+    case Hypercall.KICK_CPU:
+      c.kick(Number(gpr[Gpr.RCX] & 0xffff_ffffn));
+      return 0n;
+    default:
+      return KVM_ENOSYS;
+  }
+}
 
 function softwareInterrupt(c: OperationContext, vector: number, kind: EventKind): void {
   c.interrupts.deliver(vector, kind, FAULT_NO_ERROR_CODE);
@@ -466,7 +483,7 @@ export const OPERATIONS: Record<SystemOperation, (c: OperationContext) => void> 
   },
   vmcall: (c) => {
     if (!isProtected(c.s)) throw ud();
-    c.s.gpr[Gpr.RAX] = BigInt.asUintN(64, KVM_ENOSYS);
+    c.s.gpr[Gpr.RAX] = BigInt.asUintN(64, hypercall(c));
   },
   ...fpuOperations,
 };

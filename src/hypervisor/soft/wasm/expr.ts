@@ -19,6 +19,8 @@ export type Emit = (w: ByteWriter) => void;
 
 export abstract class Expr {
   abstract readonly type: ValType;
+  /** It reads a local that is set once (FunctionBuilder.let): using it again costs nothing. */
+  isFixed = false;
   constructor(readonly emit: Emit) {}
 }
 

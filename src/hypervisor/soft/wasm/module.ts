@@ -103,9 +103,10 @@ export class FunctionBuilder {
 
   /** Evaluate `value` once, now; the result reads it. Constants stay constants. */
   let<E extends Expr>(value: E): E {
-    if ((value as unknown as Partial<Int>).constant !== undefined) return value;
+    if (value.isFixed || (value as unknown as Partial<Int>).constant !== undefined) return value;
     const local = this.local(value.type);
     this.set(local, value as never);
+    local.get.isFixed = true;
     return local.get as unknown as E;
   }
 

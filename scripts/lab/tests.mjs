@@ -1,0 +1,53 @@
+/** In the lab: the tests that need KVM. Arguments: WORDs of which a test file's path has to contain one. */
+import { readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import path from "node:path";
+import { run } from "node:test";
+import { ROOT } from "../lib/prepare.mjs";
+import { TestReport } from "../lib/test-report.mjs";
+
+/** A file that is not done by then hangs. */
+const TIMEOUT_MILLISECONDS = 10 * 60 * 1000;
+
+/** Groups, one after the other; files of a group run at the same time, but where times are measured. */
+const GROUPS = [
+  {
+    files: /^(hypervisor\/kvm\/|lab\/bare-metal|oracle\/kvm-fuzz|guests\/)/,
+    concurrency: availableParallelism(),
+  },
+  { files: /^lab\/lifecycle/, concurrency: 1 },
+  { files: /^lab\/boots/, concurrency: 1 },
+];
+
+/** What the guests of test/guests run on (support/provider.ts). */
+process.env.NLKT_GUESTS = "kvm";
+process.env.NO_COLOR = "1";
+// The lab's processors are slow.
+process.env.NLKT_FUZZ_CASES ??= "1";
+
+const tests = path.join(ROOT, "dist/test");
+const words = process.argv.slice(2);
+const { GUEST_FILES } = await import(path.join(tests, "guests/support/limits.js"));
+const all = readdirSync(tests, { recursive: true }).filter(
+  (file) =>
+    file.endsWith(".test.js") &&
+    (words.length === 0
+      ? !file.startsWith("guests/") || GUEST_FILES.includes(path.basename(file, ".test.js"))
+      : words.some((word) => file.includes(word))),
+);
+
+const report = new TestReport(tests);
+for (const { files, concurrency } of GROUPS) {
+  const chosen = all.filter((file) => files.test(file)).map((file) => path.join(tests, file));
+  if (chosen.length === 0) continue;
+  for await (const { type, data } of run({
+    files: chosen.sort(),
+    concurrency,
+    timeout: TIMEOUT_MILLISECONDS,
+  })) {
+    // Numbers that a test measured; node:test's own summary of a file comes at level 0.
+    if (type === "test:diagnostic" && data.nesting > 0) console.log(`      ${data.message}`);
+    report.event(type, data);
+  }
+}
+process.exit(report.finish());
