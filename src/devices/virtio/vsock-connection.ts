@@ -11,6 +11,9 @@ export const BUFFER_ALLOCATION = 256 * 1024;
 /** Bytes read ahead from the host's socket. */
 const READ_AHEAD = 256 * 1024;
 
+/** How long the host's program may take to read the last data. */
+const LINGER_MILLISECONDS = 10_000;
+
 export interface ConnectionKey {
   readonly hostPort: number;
   readonly guestPort: number;
@@ -80,6 +83,8 @@ export class VsockConnection {
       this.#ended = true;
       this.#wake();
     });
+    // Who made the socket may have paused it.
+    socket.resume();
     this.#wake();
   }
 
@@ -96,7 +101,15 @@ export class VsockConnection {
   forget(): void {
     this.dead = true;
     this.#pending = 0;
-    this.#socket.destroy();
+    // What the guest sent before it shut the stream down still goes out.
+    if ((this.#shutdownSeen & ShutdownFlag.SEND) === 0) this.#socket.destroy();
+    else if (!this.#socket.destroyed) {
+      const timer = setTimeout(() => this.#socket.destroy(), LINGER_MILLISECONDS);
+      timer.unref();
+      this.#socket.once("close", () => clearTimeout(timer));
+      if (this.#socket.writableFinished) this.#socket.destroy();
+      else this.#socket.once("finish", () => this.#socket.destroy());
+    }
   }
 
   /** Nothing is left to say, and the connection is over. */
@@ -113,6 +126,7 @@ export class VsockConnection {
 
   /** Data of the guest. False where it sent more than it may (5.10.6.3.1). */
   receive(data: Uint8Array): boolean {
+    if ((this.#shutdownSeen & ShutdownFlag.SEND) !== 0) return false;
     if (((this.#received - this.#forwarded) >>> 0) + data.length > BUFFER_ALLOCATION) return false;
     this.#received = (this.#received + data.length) >>> 0;
     if (data.length === 0) return true;

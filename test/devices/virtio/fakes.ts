@@ -126,7 +126,8 @@ class SocketEnd extends Duplex {
 
   override _destroy(_error: Error | null, done: (error?: Error | null) => void): void {
     const { other } = this;
-    if (other !== undefined && !other.destroyed) setImmediate(() => other.destroy());
+    // What was sent stays readable, as with a socket.
+    if (other !== undefined && !this.writableFinished) setImmediate(() => other.destroy());
     done(null);
   }
 }

@@ -163,6 +163,7 @@ test("packets of no stream are answered with a reset, resets with nothing (5.10.
 test("the host opens a stream (5.10.6.5)", async () => {
   const vsock = new VsockBench();
   const [near, far] = socketPair();
+  near.pause();
   let accepted: number | undefined = -1;
   vsock.type.open(77, near, (port) => {
     accepted = port;
@@ -244,6 +245,17 @@ test("shutdown: one direction, then the other, then a reset (5.10.6.5)", async (
   assert.deepEqual(await vsock.ops(), [VsockOp.RST]);
   vsock.send({}, "after");
   assert.deepEqual(await vsock.ops(), [VsockOp.RST]);
+});
+
+test("what the guest sent before it shut down arrives, however slow the host is", async () => {
+  const vsock = new VsockBench();
+  const far = await vsock.open();
+  for (let i = 0; i < 6; i++) vsock.send({}, Buffer.alloc(32_000, "z"));
+  vsock.send({ op: VsockOp.SHUTDOWN, flags: 3 });
+  assert.deepEqual(await vsock.ops(), [VsockOp.RST]);
+  let received = 0;
+  for await (const chunk of far) received += (chunk as Buffer).length;
+  assert.equal(received, 6 * 32_000);
 });
 
 test("the host's end closes: the guest hears of it, behind the last data", async () => {
