@@ -55,7 +55,7 @@ ports.register({
 const none = { port: -1, serve() {}, written() {} };
 lifecycle.setRunning(true);
 const before = processorTime();
-runVcpu({
+await runVcpu({
   vcpu: machine.vcpu,
   monitor,
   lifecycle,

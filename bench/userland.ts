@@ -130,8 +130,17 @@ async function compiledPrograms(progress: (message: string) => void): Promise<st
     for (const name of names) {
       const source = path.join(PROGRAMS, name);
       const out = path.join(temporary, path.basename(name, ".c"));
-      if (name.endsWith(".c")) await run("gcc", ["-O2", "-static", "-o", out, source, "-lm"]);
+      if (name.endsWith(".c")) await compile(source, out);
       else if (!name.endsWith(".h")) await copyFile(source, out);
     }
   });
+}
+
+async function compile(source: string, out: string): Promise<void> {
+  try {
+    await run("gcc", ["-O2", "-static", "-o", out, source, "-lm"]);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    throw new Error("there is no gcc (Debian: gcc libc6-dev)");
+  }
 }

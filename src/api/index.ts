@@ -12,7 +12,13 @@ export type {
   VirtioTransport,
   VsockConfig,
 } from "../machine/config.js";
-export type { InstanceInfo, InstanceState, InstanceStats, VcpuStats } from "../machine/control/protocol.js";
+export type {
+  BalloonInfo,
+  InstanceInfo,
+  InstanceState,
+  InstanceStats,
+  VcpuStats,
+} from "../machine/control/protocol.js";
 export type { EndName, ExitStatus } from "../machine/exit-status.js";
 export type { LockState } from "../memory/lock-report.js";
 export type { GuestConsole } from "./console.js";

@@ -64,6 +64,11 @@ export class RunningInstance {
     await ask(this.name, { command: "sysrq", key });
   }
 
+  /** As `Machine.inflateBalloon`. */
+  async inflateBalloon(change: number): Promise<void> {
+    await ask(this.name, { command: "balloon", change });
+  }
+
   /** As `Machine.locks`. */
   async locks(): Promise<LockState[]> {
     return (await ask(this.name, { command: "locks" })) as LockState[];

@@ -68,7 +68,7 @@ export interface MachineOptions {
   /** No default guest, no default command line: only what is named here. */
   nodefaults?: boolean;
 
-  /** Instance name, default `guest-PID`. */
+  /** Instance name, default `guest-PID`, then `guest-PID-2` and so on. */
   name?: string;
   /**
    * Be one of the user's running instances, with the name for itself: `nlkt list` shows the machine, and the other commands and
@@ -255,6 +255,15 @@ export class Machine {
     }
     type.want(mebibytes * MIB);
     device.io.ring();
+  }
+
+  /** As `setBalloon`, by so much more than now; less where `change` is negative. */
+  inflateBalloon(change: number): void {
+    this.setBalloon(this.#balloon.type.size.wanted / MIB + change);
+  }
+
+  get hasBalloon(): boolean {
+    return this.#instance.board.virtio.balloon !== undefined;
   }
 
   /** The balloon's size, and what the guest's driver tells of its memory; waits a second for it at most. Sizes in bytes. */

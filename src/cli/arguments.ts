@@ -39,6 +39,11 @@ export function parseCpu(text: string): number {
   return Number(text);
 }
 
+export function parseMiB(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("Not a whole number of MiB.");
+  return Number(text);
+}
+
 export function parseSysrqKey(text: string): string {
   if (!isSysrqKey(text)) throw new InvalidArgumentError("Not one letter or digit.");
   return text;

@@ -1,6 +1,7 @@
 /** The command line as a whole: which commands there are, and what becomes of errors. */
 import { Command, CommanderError } from "commander";
 import { ExitCode } from "../machine/exit-status.js";
+import { balloonCommand } from "./balloon.js";
 import { consoleCommand } from "./console.js";
 import { debugCommand } from "./debug.js";
 import { imageCommand } from "./image.js";
@@ -42,6 +43,7 @@ export async function main(args: readonly string[]): Promise<number> {
   program.addCommand(listCommand());
   program.addCommand(statCommand(finish));
   for (const command of lifeCommands(finish)) program.addCommand(command);
+  program.addCommand(balloonCommand(finish));
   program.addCommand(debugCommand(finish));
   program.addCommand(consoleCommand(finish));
   program.addCommand(imageCommand(finish));
@@ -60,6 +62,16 @@ export async function main(args: readonly string[]): Promise<number> {
       program.error("error: only `nlkt run` takes a command after `--`");
     }
     if (own.length === 0) program.help({ error: true });
+    // Commander's own answer is the list of commands and no word of what is wrong.
+    const asked = own[0] === "help" ? own[1] : undefined;
+    if (
+      asked !== undefined &&
+      /^[a-z]/.test(asked) &&
+      asked !== "help" &&
+      !program.commands.some((command) => command.name() === asked)
+    ) {
+      program.error(`error: unknown command '${asked}'`);
+    }
     await program.parseAsync(own, { from: "user" });
   } catch (error) {
     endProgress();

@@ -24,6 +24,7 @@ import {
 import { given } from "../machine/given.js";
 import { levelIncludes } from "../machine/log.js";
 import { parseCount, parseName, parseSeconds, parseSize } from "./arguments.js";
+import { lowerCompilerPriority } from "./compiler-priority.js";
 import { parsePort, parseTty, parseVsock } from "./device-options.js";
 import { parseDisk } from "./disk-option.js";
 import { ESCAPE_HINT } from "./escape-keys.js";
@@ -227,6 +228,7 @@ async function machineOptions(
 }
 
 async function run(options: MachineOptions, { loglevel }: RunOptions): Promise<number> {
+  lowerCompilerPriority();
   const machine = await Machine.create(options);
   endProgress();
   process.title = `nlkt ${machine.name}`;

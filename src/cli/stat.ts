@@ -1,6 +1,6 @@
 /** nlkt stat: what an instance did so far. */
 import { Command } from "commander";
-import type { InstanceStats, VcpuStats } from "../api/index.js";
+import type { BalloonInfo, InstanceStats, VcpuStats } from "../api/index.js";
 import { formatMiB } from "../machine/memory-map.js";
 import { addInstanceArguments, forInstances, type InstanceOptions } from "./instance-arguments.js";
 import { formatUptime } from "./list.js";
@@ -45,7 +45,26 @@ function text(stats: InstanceStats, { memory, json }: StatOptions): string {
 function memoryText({ name, memory }: InstanceStats): string {
   const rows = [["total", formatMiB(memory.totalBytes)]];
   if (memory.residentBytes !== undefined) rows.push(["resident", formatMiB(memory.residentBytes)]);
+  if (memory.balloon !== undefined) rows.push(...balloonRows(memory.balloon));
   return `${name}: memory\n${indent(pairs(rows))}`;
+}
+
+/** Names of statistics that count events; the others are bytes. */
+const EVENTS: ReadonlySet<string> = new Set([
+  "majorFaults",
+  "minorFaults",
+  "hugetlbAllocations",
+  "hugetlbFailures",
+]);
+
+function balloonRows({ wantedBytes, actualBytes, guest }: BalloonInfo): string[][] {
+  return [
+    ["balloon", `${formatMiB(actualBytes)} of ${formatMiB(wantedBytes)}`],
+    ...Object.entries(guest).map(([name, value]) => [
+      `guest ${name}`,
+      EVENTS.has(name) ? `${value}` : formatMiB(value),
+    ]),
+  ];
 }
 
 function statsText(stats: InstanceStats): string {

@@ -97,6 +97,12 @@ export interface UartOptions {
   readonly whileWaiting?: ((sleep: () => void) => void) | undefined;
   /** Where received bytes come from. The UART is its only reader. */
   readonly input?: ByteRing | undefined;
+  /**
+   * Have `poll` called in a while: the receiver is empty, and more bytes wait. Without it they are there at once. A driver's
+   * interrupt handler would never find the receiver empty then, as long as somebody types without end; Linux's gives up after
+   * a number of rounds, and because the line stays up no edge would ever tell it of more.
+   */
+  readonly pollLater?: (() => void) | undefined;
 }
 
 export class Uart implements BusDevice {
@@ -107,6 +113,7 @@ export class Uart implements BusDevice {
   readonly #irq: InterruptLine;
   readonly #output: ByteRing | undefined;
   readonly #input: ByteRing | undefined;
+  readonly #pollLater: (() => void) | undefined;
   readonly #whileWaiting: (sleep: () => void) => void;
 
   constructor(allocator: StateAllocator, name: string, options: UartOptions) {
@@ -117,6 +124,7 @@ export class Uart implements BusDevice {
     this.#irq = options.irq;
     this.#output = options.output;
     this.#input = options.input;
+    this.#pollLater = options.pollLater;
     this.#whileWaiting = options.whileWaiting ?? ((sleep) => sleep());
   }
 
@@ -208,7 +216,7 @@ export class Uart implements BusDevice {
       case Register.MCR:
         return state.mcr;
       case Register.LSR: {
-        this.#receive(true);
+        if (state.mcrWritten === 0) this.#receive(true);
         const value = this.#lineStatus();
         // DS 8.4: reading LSR resets the error indicators.
         state.overrun = 0;
@@ -352,9 +360,15 @@ export class Uart implements BusDevice {
       this.#rxErrors[state.rxHead] = 0;
       state.rxHead = (state.rxHead + 1) % FIFO_SIZE;
       state.rxCount--;
-      this.#receive();
+      if (this.#pollLater === undefined) this.#receive();
+      else if (state.rxCount === 0 && this.#moreComes()) this.#pollLater();
     }
     return state.rbr;
+  }
+
+  /** Whether the other side has something on the line. */
+  #moreComes(): boolean {
+    return this.#state.breakPending !== 0 || (this.#input !== undefined && this.#input.length > 0);
   }
 
   #clearReceiver(): void {

@@ -186,6 +186,11 @@ export interface Vcpu {
 
   /** Run the guest until an exit that the caller has to serve; the exit is in `exit`. KVM_RUN. */
   run(): ExitReason;
+  /**
+   * After INTERNAL_ERROR: load what the provider leaves out for want of use. Resolves to whether the guest can go on: `run` again
+   * then. Left out where there is nothing to load.
+   */
+  recover?(): Promise<boolean>;
   /** Make `run` return with INTR as soon as it can, now or at its next call. Any thread. */
   kick(): void;
 

@@ -54,6 +54,9 @@ export interface ConsoleRings {
   readonly input: ByteRing;
 }
 
+/** Until a drained receiver gets more of what waits: 16 characters in so long are half a megabit a second. */
+const INPUT_FIFO_NANOSECONDS = 250_000;
+
 export interface BoardOptions {
   readonly config: MachineConfig;
   readonly provider: Provider;
@@ -173,6 +176,7 @@ export class Board {
         irq: lines.get(irq)!.input(),
         ...(this.ttys.get(index) ?? console),
         whileWaiting: (sleep) => this.lifecycle.whileStandingStill(sleep),
+        pollLater: () => this.#inputTimer.arm(this.clock.now() + INPUT_FIFO_NANOSECONDS),
       });
       this.#resets.push(() => uart.reset());
       this.ports.register({ owner: name, start: base, size: UART_SIZE, device: uart, maxSize: 1 });

@@ -115,10 +115,18 @@ export class ConfigError extends Error {
 /** Environment variable that names `MachineConfig.providerModule` where the options do not: for tests. */
 const PROVIDER_VARIABLE = "NLKT_PROVIDER_MODULE";
 
+let machines = 0;
+
+/** Names of running instances are unique: the second machine of a process has a number more. */
+function defaultName(): string {
+  machines++;
+  return machines === 1 ? `guest-${process.pid}` : `guest-${process.pid}-${machines}`;
+}
+
 export function defaultConfig(): MachineConfig {
   const providerModule = process.env[PROVIDER_VARIABLE];
   return {
-    name: `guest-${process.pid}`,
+    name: defaultName(),
     ramBytes: DEFAULT_RAM_BYTES,
     cpus: DEFAULT_CPUS,
     accel: "auto",

@@ -49,11 +49,16 @@ export async function tryCpuProfile(file: string): Promise<void> {
   }
 }
 
-/** JSON where the file's name says so, else a text for people. */
-export async function writeCpuProfile(file: string, profiles: readonly VcpuProfile[]): Promise<void> {
+/** JSON where the file's name says so, else a text for people. Throws where a profile is missing or cannot be written. */
+export async function writeCpuProfile(
+  file: string,
+  profiles: readonly VcpuProfile[],
+  cpus: number,
+): Promise<void> {
   const vcpus = [...profiles].sort((a, b) => a.vcpu - b.vcpu);
   const json = file.endsWith(".json");
   await writeFile(file, json ? `${JSON.stringify({ vcpus }, null, 2)}\n` : vcpus.map(profileText).join("\n"));
+  if (profiles.length < cpus) throw new Error(`${cpus - profiles.length} of ${cpus} vCPUs gave no profile`);
 }
 
 export function profileText({ vcpu, seconds, sections }: VcpuProfile): string {

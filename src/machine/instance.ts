@@ -175,7 +175,7 @@ export class Instance {
     const { profileCpu } = this.config;
     if (profileCpu !== undefined) {
       try {
-        await writeCpuProfile(profileCpu, this.#threads.profiles);
+        await writeCpuProfile(profileCpu, this.#threads.profiles, this.config.cpus);
       } catch (error) {
         this.#log("error", `--profile-cpu: ${(error as Error).message}`);
       }

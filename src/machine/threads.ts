@@ -16,6 +16,8 @@ const IO_WORKER = new URL("./io-thread.js", import.meta.url);
 
 /** How long a thread may take to end by itself before it is terminated. */
 const GRACE_MILLISECONDS = 1000;
+/** One that puts its profile together. */
+const PROFILE_GRACE_MILLISECONDS = 60_000;
 /** And one that has to write what a guest left in the caches of its disks. */
 const DISK_GRACE_MILLISECONDS = 60_000;
 
@@ -37,8 +39,9 @@ export class Threads {
     ioThreads: IoThreads,
     onRunning: () => void,
   ) {
-    for (let id = 0; id < data.config.cpus; id++)
-      this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle);
+    const { cpus, profileCpu } = data.config;
+    const grace = profileCpu === undefined ? GRACE_MILLISECONDS : PROFILE_GRACE_MILLISECONDS;
+    for (let id = 0; id < cpus; id++) this.#add(`vcpu-${id}`, VCPU_THREAD, { ...data, id }, lifecycle, grace);
     this.#add("timer", TIMER_THREAD, { ...data, id: 0 }, lifecycle);
     for (const { worker } of this.#workers) {
       worker.on("message", (message: typeof RUNNING | { profile: VcpuProfile }) => {

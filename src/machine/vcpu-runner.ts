@@ -50,32 +50,39 @@ export interface RunnerOptions {
   readonly trace: (line: string) => void;
 }
 
-/** Returns when the machine has ended. */
-export function runVcpu({
-  vcpu,
-  monitor,
-  lifecycle,
-  guestMemory,
-  buses,
-  output,
-  debug,
-  trace,
-}: RunnerOptions): void {
-  const { exit } = vcpu;
-  const serveIo = (access: VmExit) => buses.ports.serveIo(access);
-  const ended = () => lifecycle.ended;
+/** Resolves when the machine has ended. */
+export async function runVcpu(options: RunnerOptions): Promise<void> {
+  const { vcpu, debug } = options;
   if (debug.singleStep) {
     vcpu.setGuestDebug({ enable: true, singleStep: true, useSoftwareBreakpoints: false });
   }
-  const crash = (what: string) =>
-    lifecycle.end({
-      reason: EndReason.CRASH,
-      message: `vCPU ${vcpu.id}: ${what}`,
-      detail: dump(vcpu, guestMemory),
-    });
+  while (!run(options)) {
+    const { detail } = vcpu.exit;
+    if (!((await vcpu.recover?.()) ?? false)) crash(options, internalError(detail));
+  }
+}
+
+function crash({ vcpu, lifecycle, guestMemory }: RunnerOptions, what: string): void {
+  lifecycle.end({
+    reason: EndReason.CRASH,
+    message: `vCPU ${vcpu.id}: ${what}`,
+    detail: dump(vcpu, guestMemory),
+  });
+}
+
+function internalError(suberror: number): string {
+  return `internal error: ${INTERNAL_ERRORS[suberror] ?? `suberror ${suberror}`}`;
+}
+
+/** Returns true when the machine has ended, false at an internal error. */
+function run(options: RunnerOptions): boolean {
+  const { vcpu, monitor, lifecycle, buses, output, debug, trace } = options;
+  const { exit } = vcpu;
+  const serveIo = (access: VmExit) => buses.ports.serveIo(access);
+  const ended = () => lifecycle.ended;
   for (;;) {
     const phase = lifecycle.phase;
-    if (phase === Phase.ENDED) return;
+    if (phase === Phase.ENDED) return true;
     if (phase !== Phase.RUNNING) {
       lifecycle.waitUntilRunning();
       continue;
@@ -101,21 +108,20 @@ export function runVcpu({
         if (debug.singleStep) trace(`step: vcpu ${vcpu.id} pc ${exit.debug.pc.toString(16)}`);
         break;
       case ExitReason.SHUTDOWN:
-        crash("triple fault");
+        crash(options, "triple fault");
         break;
       case ExitReason.SYSTEM_EVENT:
         if (exit.detail === SYSTEM_EVENT_SHUTDOWN) lifecycle.end({ reason: EndReason.POWEROFF });
         else if (exit.detail === SYSTEM_EVENT_RESET) lifecycle.end({ reason: EndReason.REBOOT });
-        else crash(`system event ${exit.detail}`);
+        else crash(options, `system event ${exit.detail}`);
         break;
       case ExitReason.INTERNAL_ERROR:
-        crash(`internal error: ${INTERNAL_ERRORS[exit.detail] ?? `suberror ${exit.detail}`}`);
-        break;
+        return false;
       case ExitReason.FAIL_ENTRY:
-        crash(`the processor refused to enter the guest, reason 0x${exit.detail.toString(16)}`);
+        crash(options, `the processor refused to enter the guest, reason 0x${exit.detail.toString(16)}`);
         break;
       default:
-        crash(`unexpected exit ${exit.reason}`);
+        crash(options, `unexpected exit ${exit.reason}`);
     }
   }
 }

@@ -4,12 +4,14 @@ import { namedDevices } from "./cpu-profile.js";
 import { traceLine } from "./log.js";
 import { registerDump } from "./register-dump.js";
 import { enterThread, RUNNING, type ThreadData } from "./thread-data.js";
+import { wakePunctually } from "./timer-slack.js";
 import { runVcpu } from "./vcpu-runner.js";
 
 const data = workerData as ThreadData;
 
-await enterThread(`vcpu-${data.id}`, data, (board) => {
+await enterThread(`vcpu-${data.id}`, data, async (board) => {
   const { lifecycle, clock, guestMemory, output } = board;
+  wakePunctually();
   lifecycle.waitUntilRunning();
   const vcpu = board.vm.vcpu(data.id);
   const monitor = board.monitors[data.id];
@@ -21,7 +23,7 @@ await enterThread(`vcpu-${data.id}`, data, (board) => {
   }
   const { debug } = data.config;
   try {
-    runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
+    await runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
   } finally {
     const profile = vcpu.profile?.();
     if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });

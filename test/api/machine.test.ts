@@ -1,8 +1,11 @@
 /** The library over a scripted vCPU: how machines start, talk and end. */
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
-import { Machine, type MachineOptions } from "../../src/api/index.js";
+import { instances, Machine, type MachineOptions } from "../../src/api/index.js";
 import { FAKE_PROVIDER, POWER_OFF, RESET, scriptKernel } from "../machine/script-kernel.js";
 
 function create(options: MachineOptions, ...script: string[]): Promise<Machine> {
@@ -87,7 +90,7 @@ test("a panic on the console makes a reboot a crash", async () => {
 });
 
 test("a machine that does not end is stopped by the timeout, even one that heeds nothing", async () => {
-  const { status, output } = await play({ timeoutSeconds: 0.3 }, "print up", "spin");
+  const { status, output } = await play({ timeoutSeconds: 2 }, "print up", "spin");
   assert.equal(status.reason, "timeout");
   assert.equal(status.code, 124);
   assert.equal(output, "up\r\n");
@@ -220,4 +223,33 @@ test("a configuration that cannot be is refused in one line that names the optio
   await refused({ kernel: "/" }, /^kernel \/: is a directory$/);
   await refused({ kernel: "/dev/zero" }, /^kernel \/dev\/zero: is not a regular file$/);
   await refused({ initrd: "/nonexistent" }, /^initrd \/nonexistent: no such file$/);
+});
+
+test("machines of one process have names of their own, as instances too", async (t) => {
+  const runtime = mkdtempSync(path.join(tmpdir(), "nlkt-test-"));
+  const before = process.env.XDG_RUNTIME_DIR;
+  process.env.XDG_RUNTIME_DIR = runtime;
+  t.after(() => {
+    rmSync(runtime, { recursive: true });
+    if (before === undefined) delete process.env.XDG_RUNTIME_DIR;
+    else process.env.XDG_RUNTIME_DIR = before;
+  });
+  const machines = [await create({ control: true }, "wait"), await create({ control: true }, "wait")];
+  const names = machines.map(({ name }) => name);
+  assert.equal(new Set(names).size, 2);
+  const listed = await instances.list();
+  assert.deepEqual(
+    listed.map(({ name, state }) => [name, state]).sort(),
+    names.map((name) => [name, "starting"]).sort(),
+  );
+  await assert.rejects(
+    create({ control: true, name: names[0] }, "wait"),
+    /^NameTakenError: --name: there is a running instance/,
+  );
+  // Paused before its start, it stays so.
+  await instances.get(names[0]).pause();
+  await machines[0].start();
+  assert.equal(machines[0].info().state, "paused");
+  for (const machine of machines) await machine.stop();
+  assert.deepEqual(await instances.list(), []);
 });

@@ -255,6 +255,15 @@ describe("over scripted guests", () => {
     );
   });
 
+  test("no balloon where none was asked for", async () => {
+    await startScript("one", "wait");
+    const { code, stderr } = nlkt("balloon", "one", "--inflate", "1");
+    assert.deepEqual(
+      { code, stderr },
+      { code: 1, stderr: "nlkt: one: the machine has no balloon: --balloon\n" },
+    );
+  });
+
   test("--console none has no SysRq", async () => {
     await start("one", scripted, "--console", "none", scriptKernel("wait"));
     assert.equal(nlkt("debug", "one", "-s", "t").stderr, "nlkt: one: the machine has no serial console\n");
@@ -327,6 +336,10 @@ const MISUSE: readonly (readonly [args: readonly string[], code: number, stderr:
   [["debug", "a", "--nmi", "x"], 2, /'-m, --nmi <CPU>' argument 'x' is invalid/],
   [["debug", "a", "--sysrq", "tt"], 2, /'-s, --sysrq <KEY>' argument 'tt' is invalid/],
   [["list", "x"], 2, /too many arguments/],
+  [["balloon", "a"], 2, /^nlkt: give one of --inflate and --deflate\n/],
+  [["balloon", "a", "-i", "1", "-d", "1"], 2, /^nlkt: give one of --inflate and --deflate\n/],
+  [["balloon", "a", "-i", "-1"], 2, /'-i, --inflate <MiB>' argument '-1' is invalid/],
+  [["balloon", "nobody", "-i", "1"], 1, /^nlkt: there is no running instance nobody/],
   [
     ["resume", "nobody"],
     1,
@@ -343,7 +356,7 @@ test("wrong usage and instances that are not there", () => {
     assert.match(result.stderr, expected);
     assert.deepEqual([result.code, result.stdout], [code, ""], args.join(" "));
   }
-  for (const command of ["list", "stat", "pause", "resume", "stop", "debug", "console"]) {
+  for (const command of ["list", "stat", "pause", "resume", "stop", "debug", "balloon", "console"]) {
     assert.match(
       well(command, "--help"),
       new RegExp(`^Usage: nlkt ${command} [\\s\\S]*\nExamples:\n {2}nlkt ${command}`),

@@ -10,6 +10,7 @@ import { nlkt } from "./nlkt.js";
 const USAGE: readonly (readonly [what: string, args: readonly string[], stderr: RegExp])[] = [
   ["no command", [], /Usage: nlkt/],
   ["an unknown command", ["frobnicate"], /nlkt: unknown command 'frobnicate'/],
+  ["help for an unknown command", ["help", "frob"], /nlkt: unknown command 'frob'/],
   ["an unknown option", ["run", "--frobnicate"], /nlkt: unknown option '--frobnicate'/],
   ["an option of a later version", ["run", "--9p", "x"], /nlkt: unknown option '--9p'/],
   ["a missing value", ["run", "-k"], /'-k, --kernel <FILE>' argument missing/],

@@ -504,3 +504,38 @@ test("random register accesses: values stay bytes, fixed bits stay fixed, the wi
   bench.uart.write(0xffffffff, 4, 0xffffffff);
   assert.ok(bench.uart.read(-1, 4) <= 0xff);
 });
+
+test("a drained receiver gets more only later, so that the interrupt has an edge for each filling", () => {
+  const memory = newMemory();
+  const allocator = allocatorOver(memory);
+  const input = ByteRing.allocate(allocator, "in", 64);
+  const irq = new RecordedLine();
+  let asked = 0;
+  const uart = new Uart(allocator, "com1", {
+    irq,
+    input,
+    pollLater: () => {
+      asked++;
+    },
+  });
+  uart.reset();
+  uart.write(FCR, 1, 0x01);
+  uart.write(MCR, 1, OPEN);
+  uart.write(IER, 1, 0x01);
+  input.write(Uint8Array.from(numbers(40)));
+  uart.poll();
+  const got: number[] = [];
+  for (const [filling, count] of [16, 16, 8].entries()) {
+    assert.equal(irq.level, true);
+    // As a driver's interrupt handler does: until there is nothing.
+    let read = 0;
+    for (; (uart.read(LSR, 1) & 1) !== 0; read++) got.push(uart.read(DATA, 1));
+    assert.equal(read, count);
+    assert.equal(irq.level, false);
+    // It is asked for once, and not for nothing.
+    assert.equal(asked, Math.min(filling + 1, 2));
+    uart.poll();
+  }
+  assert.deepEqual(got, numbers(40));
+  assert.equal(irq.level, false);
+});

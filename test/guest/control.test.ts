@@ -27,6 +27,33 @@ function shown(stream: NodeJS.ReadableStream, text: string): Promise<string> {
 }
 
 describe("Debian's kernel as an instance", () => {
+  test("its balloon", async (t) => {
+    const files = await guestFiles();
+    if (typeof files === "string") return t.skip(files);
+    const child = spawn(process.execPath, [
+      ...[NLKT, "run", "--name", "balloon", "-m", "192", "--balloon", "--timeout", `${TIMEOUT_SECONDS}`],
+    ]);
+    t.after(() => child.kill("SIGKILL"));
+    await printed(child, "# ");
+    const guest = instances.get("balloon");
+    const MIB = 2 ** 20;
+    const until = async (actualMiB: number) => {
+      for (;;) {
+        const { balloon } = (await guest.stats()).memory;
+        assert.equal(balloon!.wantedBytes, actualMiB * MIB);
+        if (balloon!.actualBytes === actualMiB * MIB) return balloon!;
+        await sleep(50);
+      }
+    };
+    await guest.inflateBalloon(32);
+    const { guest: told } = await until(32);
+    assert.ok(told.totalMemory > 0 && told.totalMemory < 192 * MIB);
+    await guest.inflateBalloon(-24);
+    await until(8);
+    await assert.rejects(guest.inflateBalloon(-9), /balloon: a balloon of -1 MiB: 0 to 192 MiB are possible/);
+    await guest.stop();
+  });
+
   test("from its start to its stop", async (t) => {
     const files = await guestFiles();
     if (typeof files === "string") return t.skip(files);

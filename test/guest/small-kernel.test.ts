@@ -26,10 +26,10 @@ for (const value of [0, 1, 0x10, 0x7f]) {
 }
 
 test("without --isa-debug-exit nobody is at the port", async () => {
-  const { code, stderr } = await run("--timeout", "1", "--debug-ioport", kernel(...debugExit(3)));
+  const { code, stderr } = await run("--timeout", "4", "--debug-ioport", kernel(...debugExit(3)));
   assert.deepEqual(
     { code, stderr },
-    { code: 124, stderr: "ioport write 0x00f4 1 0x03 (unclaimed)\nnlkt: timed out after 1 s\n" },
+    { code: 124, stderr: "ioport write 0x00f4 1 0x03 (unclaimed)\nnlkt: timed out after 4 s\n" },
   );
 });
 

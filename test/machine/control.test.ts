@@ -67,13 +67,14 @@ function fakeTarget(over: Partial<ControlTarget> = {}) {
   const note = (text: string) => async () => void calls.push(text);
   const target: ControlTarget = {
     info: () => INFO,
-    stats: () => ({ ...INFO, vcpus: [], memory: { totalBytes: 1 } }),
+    stats: async () => ({ ...INFO, vcpus: [], memory: { totalBytes: 1 } }),
     pause: note("pause"),
     resume: note("resume"),
     stop: note("stop"),
     dump: async () => ["vCPU 0:"],
     locks: () => [],
     nmi: (cpu) => void calls.push(`nmi ${cpu}`),
+    inflateBalloon: (change) => void calls.push(`balloon ${change}`),
     sysrq: async (key) => void calls.push(`sysrq ${key}`),
     tapConsole: (onOutput) => {
       taps.push(onOutput);
@@ -303,10 +304,11 @@ describe("the protocol", () => {
       encodeRequest({ command: "locks" }),
       encodeRequest({ command: "nmi", cpu: 3 }),
       encodeRequest({ command: "sysrq", key: "t" }),
+      encodeRequest({ command: "balloon", change: -16 }),
       encodeRequest({ command: "stop" }),
     ];
     client.socket.write(requests.join(""));
-    assert.deepEqual(await client.lines(8), [
+    assert.deepEqual(await client.lines(9), [
       ok(INFO),
       ok(),
       ok(),
@@ -315,8 +317,9 @@ describe("the protocol", () => {
       ok(),
       ok(),
       ok(),
+      ok(),
     ]);
-    assert.deepEqual(calls, ["pause", "resume", "nmi 3", "sysrq t", "stop"]);
+    assert.deepEqual(calls, ["pause", "resume", "nmi 3", "sysrq t", "balloon -16", "stop"]);
     client.socket.destroy();
   });
 

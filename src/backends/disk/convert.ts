@@ -5,6 +5,7 @@ import { DiskError, type ImageDisk } from "./disk.js";
 import { HostFile } from "./host-file.js";
 import type { ImageOptions } from "./image-options.js";
 import { type DiskFormat, openDisk } from "./open-disk.js";
+import { CompressedWriter } from "./qcow2/compressed-writer.js";
 import { compressor } from "./qcow2/compression.js";
 import { Qcow2Disk } from "./qcow2/qcow2-disk.js";
 import { isZero } from "./raw.js";
@@ -60,7 +61,7 @@ export async function convertImage(options: ConvertOptions): Promise<void> {
     const target = await openDisk({ file: targetName, format });
     try {
       if (target instanceof Qcow2Disk && compress !== undefined) {
-        await copyCompressed(source, target, compress, options);
+        await copyCompressed(source, target, new CompressedWriter(target, compress), options);
       } else {
         await copy(source, target, options);
       }
@@ -147,7 +148,7 @@ function copyRuns(
 async function copyCompressed(
   source: ImageDisk,
   target: Qcow2Disk,
-  compress: NonNullable<ReturnType<typeof compressor>>,
+  writer: CompressedWriter,
   options: ConvertOptions,
 ): Promise<void> {
   const { sizeBytes } = source;
@@ -162,16 +163,16 @@ async function copyCompressed(
     if (overlay) {
       const old = new Uint8Array(clusterSize);
       target.read(offset, old.subarray(0, length));
-      if (Buffer.compare(old, cluster) !== 0) putCluster(target, offset, cluster, length, compress);
+      if (Buffer.compare(old, cluster) !== 0) putCluster(target, offset, cluster, length, writer);
     } else if (!isZero(cluster)) {
-      putCluster(target, offset, cluster, length, compress);
+      putCluster(target, offset, cluster, length, writer);
     }
     if (offset % CHUNK === 0) {
       options.progress?.(offset + length, sizeBytes);
       await setImmediate();
     }
   }
-  target.padFile();
+  writer.end();
 }
 
 function putCluster(
@@ -179,7 +180,7 @@ function putCluster(
   offset: number,
   cluster: Uint8Array,
   length: number,
-  compress: NonNullable<ReturnType<typeof compressor>>,
+  writer: CompressedWriter,
 ): void {
-  if (!target.writeCompressed(offset, cluster, compress)) target.write(offset, cluster.subarray(0, length));
+  if (!writer.write(offset, cluster)) target.write(offset, cluster.subarray(0, length));
 }

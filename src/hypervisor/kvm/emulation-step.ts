@@ -11,20 +11,12 @@ import { ExitReason, MpState, type Vcpu, type VmExit } from "../seam.js";
 import { IrqChip } from "../soft/irqchip/irqchip.js";
 import { SoftVm } from "../soft/provider.js";
 import { Msr } from "../soft/system/msrs.js";
-import { PHYS_MAP_BYTES, VCPU_BYTES } from "../soft/vcpu-state.js";
 import { Kvm } from "./abi/constants.js";
 import * as abi from "./abi/structs.js";
 import { writeFpu } from "./fpu-image.js";
 import * as registers from "./registers.js";
+import { CODE_ARENA_BYTES, type StepArena } from "./step-arena.js";
 import type { EmulationFallback } from "./vcpu.js";
-
-const MIB = 1 << 20;
-/** A single step decodes into scratch records and keeps nothing. */
-const CODE_ARENA_BYTES = 256 << 10;
-
-/** Bytes of linear memory for the stepping of one vCPU, and once for them all. */
-export const STEP_ARENA_BYTES = VCPU_BYTES + CODE_ARENA_BYTES + 1 * MIB;
-export const STEP_PHYS_MAP_BYTES = PHYS_MAP_BYTES;
 
 /** Registers that instructions use or change, beside those of the other groups. */
 const MSRS = [
@@ -65,13 +57,6 @@ class AbsentIrqChip extends IrqChip {
   override writeMsr(): boolean {
     throw new NotHere();
   }
-}
-
-/** Where the stepping of a vCPU has its state. */
-export interface StepArena {
-  readonly start: number;
-  readonly end: number;
-  readonly physMap: number;
 }
 
 export class EmulationStep implements EmulationFallback {

@@ -17,11 +17,12 @@ import { KvmDevice } from "./device.js";
 import { DirtyPages } from "./dirty-pages.js";
 import { Doorbells } from "./doorbells.js";
 import { softSubset } from "./emulated-cpuid.js";
-import { EmulationStep, STEP_ARENA_BYTES, STEP_PHYS_MAP_BYTES } from "./emulation-step.js";
+import type { EmulationStep } from "./emulation-step.js";
 import { addressOf, close, ioctl, ioctlPointer, mapShared, memoryAt, rawIoctl, unmap } from "./host.js";
 import { hardwareVirtualization } from "./host-cpu.js";
 import { msiAddress, routeTo } from "./registers.js";
 import { KVM_STATE, KVM_VCPU, type KvmState, type KvmVcpuState, MAX_SLOTS } from "./state.js";
+import { STEP_ARENA_BYTES, STEP_PHYS_MAP_BYTES } from "./step-arena.js";
 import { KvmVcpu, readCpuid, type VcpuHost } from "./vcpu.js";
 
 const PAGE = 4096;
@@ -40,6 +41,8 @@ export interface KvmVmOptions {
   readonly create: boolean;
   /** The device node. */
   readonly device: string;
+  /** emulation-step.ts, where it is loaded already; else a vCPU loads it when it needs it. */
+  readonly EmulationStep?: typeof EmulationStep;
 }
 
 /** Bytes of shared memory that a KVM VM of `cpus` vCPUs takes beside guest RAM. */
@@ -320,11 +323,15 @@ export class KvmVm implements Vm, VcpuHost {
     if (vcpu === undefined) {
       const start = this.#stepArena + id * STEP_ARENA_BYTES;
       const arena = { start, end: start + STEP_ARENA_BYTES, physMap: this.#physMap };
+      const make = (Step: typeof EmulationStep) => (self: KvmVcpu) =>
+        new Step(self, this.memory, this.guestMemory, this.clock, arena);
+      const { EmulationStep: loaded } = this.options;
       vcpu = new KvmVcpu(
         this,
         id,
         this.#vcpuStates[id],
-        (self) => new EmulationStep(self, this.memory, this.guestMemory, this.clock, arena),
+        async () => make((await import("./emulation-step.js")).EmulationStep),
+        loaded === undefined ? undefined : make(loaded),
       );
       this.#vcpus.set(id, vcpu);
     }

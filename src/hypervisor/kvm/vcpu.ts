@@ -88,6 +88,8 @@ export class KvmVcpu implements Vcpu {
   /** This thread runs the vCPU. */
   #entered = false;
   #fallback: EmulationFallback | undefined;
+  /** KVM could not do an instruction, and the fallback is not loaded. */
+  #stuck = false;
   /** Completing an instruction of the fallback made another exit, which `run` has to return. */
   #queued = false;
 
@@ -95,7 +97,9 @@ export class KvmVcpu implements Vcpu {
     readonly vm: VcpuHost,
     readonly id: number,
     state: KvmVcpuState,
-    readonly makeFallback: ((vcpu: KvmVcpu) => EmulationFallback) | undefined,
+    readonly loadFallback: () => Promise<(vcpu: KvmVcpu) => EmulationFallback>,
+    /** What `loadFallback` gives, where it is loaded already. */
+    readonly makeFallback?: (vcpu: KvmVcpu) => EmulationFallback,
   ) {
     this.#state = state;
     this.#fd = state.fd;
@@ -114,6 +118,13 @@ export class KvmVcpu implements Vcpu {
 
   // --- running ---
 
+  async recover(): Promise<boolean> {
+    if (!this.#stuck) return false;
+    const make = await this.loadFallback();
+    this.#fallback ??= make(this);
+    return true;
+  }
+
   run(): ExitReason {
     if (!this.#entered) this.#enter();
     const { exit } = this;
@@ -123,7 +134,9 @@ export class KvmVcpu implements Vcpu {
       this.#queued = false;
       return exit.reason;
     }
-    if (this.#fallback?.active === true) {
+    if (this.#fallback !== undefined && (this.#fallback.active || this.#stuck)) {
+      if (this.#stuck) this.#state.steps++;
+      this.#stuck = false;
       const reason = this.#goOn(this.#fallback);
       if (reason !== undefined) return reason;
     }
@@ -165,8 +178,11 @@ export class KvmVcpu implements Vcpu {
   }
 
   #stepInstead(): ExitReason | undefined {
-    if (this.makeFallback === undefined) return ExitReason.INTERNAL_ERROR;
-    this.#fallback ??= this.makeFallback(this);
+    this.#fallback ??= this.makeFallback?.(this);
+    if (this.#fallback === undefined) {
+      this.#stuck = true;
+      return ExitReason.INTERNAL_ERROR;
+    }
     this.#state.steps++;
     return this.#goOn(this.#fallback);
   }

@@ -65,6 +65,10 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   hotFirst: "u32",
   /** Not zero while data accesses must not be cached in the TLB: watchpoints, or alignment checks (see dtlb). */
   noFill: "u32",
+  /** Places filled in `TLB_LOG` since the last flush; more than fit: not all are there. */
+  tlbLogged: "u32",
+  /** A bit (address bits 30–35) for each GiB of which a large page may be in a TLB. */
+  largePages: "u64",
   /** Not zero: an interrupt was found while IF was clear; who sets IF leaves to the dispatcher. */
   irqPending: "u32",
   cpl: "u32",
@@ -312,7 +316,10 @@ export const NEVER_HOT = 0x10000;
 export const CODE_MAP_OFFSET = HOT_COUNTERS_OFFSET + HOT_COUNTERS * 2;
 export const CODE_MAP_ENTRIES = 4096;
 export const CodeMapEntry = { size: 8, key: 0, codePage: 4 } as const;
-export const VCPU_BYTES = CODE_MAP_OFFSET + CODE_MAP_ENTRIES * CodeMapEntry.size;
+/** Addresses of TLB entries that were filled with pages that a load of CR3 drops. */
+export const TLB_LOG_OFFSET = CODE_MAP_OFFSET + CODE_MAP_ENTRIES * CodeMapEntry.size;
+export const TLB_LOG_ENTRIES = 512;
+export const VCPU_BYTES = TLB_LOG_OFFSET + TLB_LOG_ENTRIES * 4;
 
 /** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
 export const PHYS_PAGES = 2 << 20;

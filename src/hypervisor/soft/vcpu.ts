@@ -71,6 +71,9 @@ import {
   SCRATCH_RECORDS_OFFSET,
   Seg,
   Shadow,
+  TLB_LOG_ENTRIES,
+  TLB_LOG_OFFSET,
+  TlbFlag,
   VCPU_BYTES,
   VCPU_STATE,
   type VcpuState,
@@ -542,6 +545,13 @@ export class SoftVcpu implements Vcpu {
     this.#memory.u64[(entry + Ftlb.tag) >>> 3] = linear & ~0xfffn;
     this.#memory.u32[(entry + Ftlb.codePage) >>> 2] = codePage;
     this.#memory.u32[(entry + Ftlb.flags) >>> 2] = flags;
+    if ((flags & TlbFlag.GLOBAL) === 0) {
+      const { tlbLogged, address } = this.#s;
+      if (tlbLogged < TLB_LOG_ENTRIES)
+        this.#memory.u32[(address + TLB_LOG_OFFSET + 4 * tlbLogged) >>> 2] = entry;
+      this.#s.tlbLogged = tlbLogged + 1;
+    }
+    if ((flags & TlbFlag.LARGE) !== 0) this.#s.largePages = ~0n;
   }
 
   /**

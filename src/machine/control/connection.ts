@@ -18,7 +18,7 @@ import {
 /** What the socket's commands do. */
 export interface ControlTarget {
   info(): InstanceInfo;
-  stats(): InstanceStats;
+  stats(): Promise<InstanceStats>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   stop(): Promise<unknown>;
@@ -26,6 +26,8 @@ export interface ControlTarget {
   locks(): readonly LockState[];
   nmi(cpu: number): void;
   sysrq(key: string): Promise<void>;
+  /** Have the balloon larger by `change` MiB. */
+  inflateBalloon(change: number): void;
   /** Have `onOutput` called with all that the guest prints from now on. */
   tapConsole(onOutput: (bytes: Uint8Array) => void): ConsoleTap;
 }
@@ -134,7 +136,7 @@ export class Connection {
       case "info":
         return target.info();
       case "stat":
-        return target.stats();
+        return await target.stats();
       case "pause":
         return await target.pause();
       case "resume":
@@ -151,6 +153,9 @@ export class Connection {
         return undefined;
       case "sysrq":
         return await target.sysrq(request.key);
+      case "balloon":
+        target.inflateBalloon(request.change);
+        return undefined;
       case "console":
         return undefined;
     }

@@ -49,13 +49,24 @@ export interface MemoryStats {
   readonly totalBytes: number;
   /** Of it, what the host has given pages to; absent where the host does not say. */
   readonly residentBytes?: number;
+  /** Where the machine has a balloon. */
+  readonly balloon?: BalloonInfo;
+}
+
+export interface BalloonInfo {
+  /** How much the guest is asked to do without, and does without. */
+  readonly wantedBytes: number;
+  readonly actualBytes: number;
+  /** What the guest's driver tells of its memory: bytes, or a number of events (VIRTIO 5.5.6.3). */
+  readonly guest: Readonly<Record<string, number>>;
 }
 
 /** A request whose command is known and whose fields are right. */
 export type Request =
   | { readonly command: "info" | "stat" | "pause" | "resume" | "stop" | "dump" | "locks" | "console" }
   | { readonly command: "nmi"; readonly cpu: number }
-  | { readonly command: "sysrq"; readonly key: string };
+  | { readonly command: "sysrq"; readonly key: string }
+  | { readonly command: "balloon"; readonly change: number };
 
 export type CommandName = Request["command"];
 
@@ -69,6 +80,8 @@ export class RequestError extends Error {
 }
 
 const MAX_CPU = 0xffff;
+/** MiB: more than any machine has. */
+const MAX_BALLOON_CHANGE = 2 ** 30;
 /** Keys of the magic SysRq (Linux, Documentation/admin-guide/sysrq.rst). */
 export function isSysrqKey(text: string): boolean {
   return /^[0-9a-zA-Z?]$/.test(text);
@@ -95,6 +108,12 @@ const COMMANDS: { readonly [N in CommandName]: (fields: Fields) => Request & { c
   sysrq: ({ key }) => {
     if (typeof key !== "string" || !isSysrqKey(key)) throw new RequestError("key: not a letter or digit");
     return { command: "sysrq", key };
+  },
+  balloon: ({ change }) => {
+    if (typeof change !== "number" || !Number.isInteger(change) || Math.abs(change) > MAX_BALLOON_CHANGE) {
+      throw new RequestError("change: not a whole number of MiB");
+    }
+    return { command: "balloon", change };
   },
 };
 

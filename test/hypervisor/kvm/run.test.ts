@@ -98,23 +98,37 @@ describe("a vCPU of KVM", { skip: noKvm }, () => {
     assert.equal(machine.vcpu.run(), ExitReason.SHUTDOWN);
   });
 
-  test("an instruction that KVM cannot emulate is done by the software CPU, its MMIO access included", () => {
-    // paddd xmm0, [rbx]; movd eax, xmm0; out 0x10, al
-    startLongMode(machine, "660ffe03 660f7ec0 e610", { rbx: 0x3ff00000n });
-    const { vcpu } = machine;
-    const fpu = vcpu.getFpu();
-    fpu.xmm[0] = 5;
-    vcpu.setFpu(fpu);
-    const { exit } = vcpu;
-    while (vcpu.run() === ExitReason.MMIO) {
-      assert.equal(exit.isWrite, false);
-      exit.data.fill(0);
-      if (exit.address === 0x3ff00000) exit.data[0] = 37;
-    }
-    assert.equal(exit.reason, ExitReason.IO);
-    assert.equal(exit.data[0], 42);
-    assert.ok(vcpu.steps >= 1);
-  });
+  for (const loadLate of [false, true]) {
+    const how = loadLate ? ", loaded when it is needed" : "";
+    test(`an instruction that KVM cannot emulate is done by the software CPU${how}, its MMIO access included`, async () => {
+      if (loadLate) {
+        machine.vm.close();
+        machine = makeMachine({ loadLate });
+      }
+      // paddd xmm0, [rbx]; movd eax, xmm0; out 0x10, al
+      startLongMode(machine, "660ffe03 660f7ec0 e610", { rbx: 0x3ff00000n });
+      const { vcpu } = machine;
+      const fpu = vcpu.getFpu();
+      fpu.xmm[0] = 5;
+      vcpu.setFpu(fpu);
+      const { exit } = vcpu;
+      let loads = 0;
+      for (let reason = vcpu.run(); reason !== ExitReason.IO; reason = vcpu.run()) {
+        if (reason === ExitReason.INTERNAL_ERROR) {
+          loads++;
+          assert.equal(await vcpu.recover(), true);
+          continue;
+        }
+        assert.deepEqual([reason, exit.isWrite], [ExitReason.MMIO, false]);
+        exit.data.fill(0);
+        if (exit.address === 0x3ff00000) exit.data[0] = 37;
+      }
+      assert.equal(loads, loadLate ? 1 : 0);
+      assert.equal(exit.data[0], 42);
+      assert.ok(vcpu.steps >= 1);
+      assert.equal(await vcpu.recover(), false);
+    });
+  }
 
   test("single-stepping", () => {
     startRealMode(machine, "90 90 90");

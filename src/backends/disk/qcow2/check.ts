@@ -7,7 +7,7 @@ import type { HostFile } from "../host-file.js";
 import { HeaderOffset, Incompatible, type Qcow2Header, readHeader } from "./header.js";
 import { COPIED } from "./layout.js";
 import { Refcounts } from "./refcounts.js";
-import { type ActiveEntry, countReferences, type ReferenceCounts } from "./references.js";
+import { countReferences, type ReferenceCounts } from "./references.js";
 
 /** What is repaired: nothing, clusters counted too often, or refcounts and flags altogether. */
 export type Repair = "none" | "leaks" | "all";
@@ -28,6 +28,8 @@ export interface CheckResult {
 }
 
 const MAX_MESSAGES = 100;
+/** Clusters with wrong refcounts that a repair keeps in mind. */
+const MAX_REPAIRED = 2 ** 24;
 
 /** `file` is writable where something is to be repaired. Throws `DiskError` for what cannot be checked. */
 export function checkQcow2(file: HostFile, repair: Repair): CheckResult {
@@ -75,13 +77,14 @@ class Check {
   run(): CheckResult {
     const { file, header } = this;
     const blocks = this.#checkBlocks();
-    // The flags are judged by the refcounts as they are, and once more by those that they become.
-    const active: ActiveEntry[] = [];
+    let wrongFlags = 0;
     const walk = countReferences(file, header, {
       corruption: (message) => this.#corruption(message),
-      active: (entry) => {
-        const single = this.#refcounts.get(entry.cluster) === 1;
-        if (single !== ((entry.high & COPIED) !== 0)) active.push(entry);
+      active: ({ what, cluster, high }) => {
+        const single = this.#refcounts.get(cluster) === 1;
+        if (single === ((high & COPIED) !== 0)) return;
+        wrongFlags++;
+        this.#corruption(`the flag COPIED of an ${what} entry for cluster ${cluster} is wrong`);
       },
     });
     const { counts } = walk;
@@ -90,11 +93,8 @@ class Check {
     for (const cluster of blocks) {
       if (counts.get(cluster) > 1) this.#corruption(`the refcount block in cluster ${cluster} is used twice`);
     }
-    for (const { what, cluster } of active) {
-      this.#corruption(`the flag COPIED of an ${what} entry for cluster ${cluster} is wrong`);
-    }
     const wrong = this.#compare(counts);
-    if (this.repair !== "none") this.#fix(wrong, active);
+    if (this.repair !== "none") this.#fix(wrong, wrongFlags);
     return {
       corruptions: this.#corruptions,
       leaks: this.#leaks,
@@ -132,7 +132,11 @@ class Check {
       const refcount = this.#refcounts.get(cluster);
       const references = counts.get(cluster);
       if (refcount === references) return;
-      wrong.push(cluster);
+      if (this.repair !== "none") {
+        if (wrong.length >= MAX_REPAIRED)
+          throw new DiskError(`${this.file.path}: too much is wrong to be repaired`);
+        wrong.push(cluster);
+      }
       const text = `cluster ${cluster} has a refcount of ${refcount} and ${references} references`;
       if (refcount < references) this.#corruption(text);
       else {
@@ -147,7 +151,7 @@ class Check {
     return wrong;
   }
 
-  #fix(wrong: readonly number[], flags: readonly ActiveEntry[]): void {
+  #fix(wrong: readonly number[], wrongFlags: number): void {
     const { file } = this;
     const refcounts = this.#refcounts;
     const counts = this.#counts!;
@@ -160,7 +164,7 @@ class Check {
       refcounts.writeBlocks();
       file.sync();
       if (refcounts.writeTable()) file.sync();
-      this.#fixFlags(flags);
+      this.#fixFlags(wrongFlags);
     }
     for (const cluster of wrong) {
       if (refcounts.get(cluster) <= counts.get(cluster) || refcounts.holds(cluster)) continue;
@@ -173,21 +177,18 @@ class Check {
   }
 
   /** All flags by the refcounts as they are now: those that were right may have become wrong, and the other way round. */
-  #fixFlags(reported: readonly ActiveEntry[]): void {
-    this.#corruptionsFixed += reported.length;
-    const wrong: ActiveEntry[] = [];
+  #fixFlags(reported: number): void {
+    this.#corruptionsFixed += reported;
     countReferences(this.file, this.header, {
       corruption: () => {},
-      active: (entry) => {
-        const single = this.#counts!.get(entry.cluster) === 1;
-        if (single !== ((entry.high & COPIED) !== 0)) wrong.push(entry);
+      active: ({ at, high, cluster }) => {
+        const single = this.#counts!.get(cluster) === 1;
+        if (single === ((high & COPIED) !== 0)) return;
+        const half = new DataView(new ArrayBuffer(4));
+        half.setUint32(0, (high ^ COPIED) >>> 0);
+        this.file.write(at, new Uint8Array(half.buffer));
       },
     });
-    for (const { at, high } of wrong) {
-      const half = new DataView(new ArrayBuffer(4));
-      half.setUint32(0, (high ^ COPIED) >>> 0);
-      this.file.write(at, new Uint8Array(half.buffer));
-    }
     this.file.sync();
   }
 

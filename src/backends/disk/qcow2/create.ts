@@ -1,14 +1,9 @@
 /** New qcow2 images. */
 import { DiskError } from "../disk.js";
 import type { HostFile } from "../host-file.js";
-import {
-  type CompressionType,
-  encodeHeader,
-  l1EntriesFor,
-  type NewHeader,
-  readHeader,
-  setU64,
-} from "./header.js";
+import { type CompressionType, l1EntriesFor, readHeader, setU64 } from "./header.js";
+import { encodeHeader, type NewHeader } from "./header-encoder.js";
+import { ALL_SUBCLUSTERS } from "./layout.js";
 import { Qcow2Disk } from "./qcow2-disk.js";
 
 export const PREALLOCATIONS = ["off", "metadata", "falloc", "full"] as const;
@@ -142,13 +137,34 @@ export async function createQcow2(file: HostFile, options: Qcow2CreateOptions): 
   const { preallocation = "off" } = options;
   if (preallocation === "off") return;
   const disk = await Qcow2Disk.open(file, readHeader(file));
-  disk.preallocate((offset, length) => {
+  preallocate(disk, (offset, length) => {
     if (preallocation === "full") file.zeroData(offset, length);
     if (preallocation === "falloc" && !file.allocate(offset, length)) {
       throw new DiskError(`${file.path}: the file system cannot reserve space (preallocation=falloc)`);
     }
   });
   disk.flush();
+}
+
+/** Allocate every cluster of the disk, and with `reserve` its space in the file system; it reads as zeros. */
+function preallocate(disk: Qcow2Disk, reserve: (offset: number, length: number) => void): void {
+  const { map, sizeBytes } = disk;
+  const { clusterSize, l2Coverage, l2Entries, extended } = map.geometry;
+  let end = 0;
+  for (let start = 0; start < sizeBytes; start += l2Coverage) {
+    const table = map.tableForWriting(start / l2Coverage);
+    const wanted = Math.min(l2Entries, Math.ceil((sizeBytes - start) / clusterSize));
+    for (let index = 0; index < wanted; ) {
+      const { first, count } = map.refcounts.allocate(wanted - index);
+      reserve(first * clusterSize, count * clusterSize);
+      for (let cluster = first; cluster < first + count; cluster++) {
+        map.setEntry(table, index++, cluster * clusterSize, 0, extended ? ALL_SUBCLUSTERS : 0);
+      }
+      end = Math.max(end, (first + count) * clusterSize);
+    }
+    disk.relieve();
+  }
+  if (end > disk.file.size()) disk.file.truncate(end);
 }
 
 /** A refcount of 1. */

@@ -17,6 +17,8 @@ const OFFSET_LOW = 0xfffffe00;
 export const ZERO = 1;
 
 export const SUBCLUSTERS = 32;
+/** Of a subcluster bitmap's half. */
+export const ALL_SUBCLUSTERS = 0xffffffff;
 const COMPRESSED_SECTOR = 512;
 
 /** What a table entry of a guest cluster, or the part of one for a subcluster, says. */
@@ -82,4 +84,10 @@ export function compressedHigh(offset: number, length: number, clusterBits: numb
 /** Offsets of compressed clusters end here. */
 export function compressedLimit(clusterBits: number): number {
   return 2 ** Math.min(70 - clusterBits, 56);
+}
+
+/** Bits [from, to) of a subcluster bitmap's half. */
+export function subclusterMask(from: number, to: number): number {
+  const bits = to - from;
+  return bits === SUBCLUSTERS ? ALL_SUBCLUSTERS : (((1 << bits) - 1) << from) >>> 0;
 }

@@ -14,26 +14,22 @@
  */
 import { checkRange, type Disk, DiskError, type ImageDisk, SECTOR_SIZE } from "../disk.js";
 import type { HostFile } from "../host-file.js";
-import type { Compress, Decompress } from "./compression.js";
-import { decompressor } from "./compression.js";
+import { ClusterMap } from "./cluster-map.js";
+import { type Decompress, decompressor } from "./compression.js";
 import { HeaderOffset, type Qcow2Header } from "./header.js";
 import {
+  ALL_SUBCLUSTERS,
   COMPRESSED,
   COPIED,
   compressedExtent,
-  compressedHigh,
-  compressedLimit,
   entryOffset,
   type Geometry,
-  geometryOf,
   Kind,
-  SUBCLUSTERS,
-  ZERO,
+  subclusterMask,
 } from "./layout.js";
-import { Refcounts } from "./refcounts.js";
-import { type Table, TableCache } from "./table-cache.js";
+import type { Table } from "./table-cache.js";
+import { zeroCluster } from "./zero-clusters.js";
 
-const ALL_SUBCLUSTERS = 0xffffffff;
 /** Bytes of unpacked clusters that are kept. */
 const UNPACKED_BYTES = 8 * 2 ** 20;
 /** Bytes that are copied at once from an old place to a new one. */
@@ -56,51 +52,30 @@ export class Qcow2Disk implements ImageDisk {
   readonly blockSize: number;
   readonly discardGranularity: number;
   readonly geometry: Geometry;
-  readonly refcounts: Refcounts;
+  readonly map: ClusterMap;
   readonly backing: Disk | undefined;
   readonly #volatile: boolean;
-  readonly #l1: DataView;
-  readonly #l1Offset: number;
-  /** Entries [#l1From, #l1To) of the L1 table changed. */
-  #l1From = Number.POSITIVE_INFINITY;
-  #l1To = 0;
-  readonly #tables: TableCache;
-  /** Clusters of L2 tables, for the check that no allocation and no write gets into them. */
-  readonly #tableClusters = new Set<number>();
   readonly #decompress: Decompress;
+  /** Unpacked clusters, by their places in the file. */
   readonly #unpacked = new Map<number, Uint8Array>();
+  /** There is data that was not synced. */
   #dirty = false;
   #closed = false;
-  /** The end of the last compressed cluster, in a cluster that has room for more; 0 for none. */
-  #compressedEnd = 0;
-
-  // What #find found.
-  #kind: Kind = Kind.UNALLOCATED;
-  #host = 0;
-  #length = 0;
-  /** Of a compressed cluster: its entry. */
-  #high = 0;
-  #low = 0;
 
   private constructor(
     readonly file: HostFile,
     readonly header: Qcow2Header,
     decompress: Decompress,
-    options: Qcow2Options,
+    { snapshot, backing, volatile = false }: Qcow2Options,
   ) {
-    const { snapshot } = options;
-    this.geometry = geometryOf(header);
     this.sizeBytes = Math.ceil((snapshot?.size ?? header.size) / SECTOR_SIZE) * SECTOR_SIZE;
     this.readOnly = !file.writable || snapshot !== undefined;
-    this.backing = options.backing;
-    this.#volatile = options.volatile ?? false;
+    this.backing = backing;
+    this.#volatile = volatile;
     this.#decompress = decompress;
-    this.#tables = new TableCache(file, this.geometry.clusterSize);
-    this.#l1Offset = snapshot?.l1Offset ?? header.l1Offset;
-    const l1 = new Uint8Array((snapshot?.l1Entries ?? header.l1Entries) * 8);
-    file.read(this.#l1Offset, l1);
-    this.#l1 = new DataView(l1.buffer);
-    this.refcounts = new Refcounts(file, header, (cluster) => this.#reserved(cluster));
+    this.map = new ClusterMap(file, header, snapshot ?? header, !this.readOnly);
+    this.map.onCompressedReleased = (offset) => this.#unpacked.delete(offset);
+    this.geometry = this.map.geometry;
     this.blockSize = Math.min(this.geometry.unitSize, 65536);
     this.discardGranularity = this.geometry.clusterSize;
   }
@@ -116,16 +91,10 @@ export class Qcow2Disk implements ImageDisk {
       );
     }
     const disk = new Qcow2Disk(file, header, await decompressor(header.compression), options);
-    if (!disk.readOnly) {
-      for (let index = 0; index < header.l1Entries; index++) {
-        const offset = entryOffset(disk.#l1.getUint32(index * 8), disk.#l1.getUint32(index * 8 + 4));
-        if (offset !== 0) disk.#tableClusters.add(Math.floor(offset / disk.geometry.clusterSize));
-      }
-      // Bitmaps and whatever else it stands for are not kept up to date.
-      if (header.autoclear !== 0n) {
-        file.write(HeaderOffset.AUTOCLEAR, new Uint8Array(8));
-        file.sync();
-      }
+    // Bitmaps and whatever else it stands for are not kept up to date.
+    if (!disk.readOnly && header.autoclear !== 0n) {
+      file.write(HeaderOffset.AUTOCLEAR, new Uint8Array(8));
+      file.sync();
     }
     return disk;
   }
@@ -136,12 +105,12 @@ export class Qcow2Disk implements ImageDisk {
     checkRange(this, offset, target.length);
     let done = 0;
     while (done < target.length) {
-      this.#find(offset + done, target.length - done);
-      const length = this.#length;
+      this.map.find(offset + done, target.length - done);
+      const length = this.map.length;
       const part = length === target.length ? target : target.subarray(done, done + length);
-      switch (this.#kind) {
+      switch (this.map.kind) {
         case Kind.DATA:
-          this.file.read(this.#host, part);
+          this.file.read(this.map.host, part);
           break;
         case Kind.ZERO:
           part.fill(0);
@@ -151,7 +120,7 @@ export class Qcow2Disk implements ImageDisk {
           break;
         case Kind.COMPRESSED: {
           const start = (offset + done) % this.geometry.clusterSize;
-          part.set(this.#unpack(this.#high, this.#low).subarray(start, start + length));
+          part.set(this.#unpack(this.map.high, this.map.low).subarray(start, start + length));
         }
       }
       done += length;
@@ -172,94 +141,11 @@ export class Qcow2Disk implements ImageDisk {
    */
   extent(offset: number, limit: number): { length: number; zero: boolean } {
     checkRange(this, offset, limit);
-    this.#find(offset, limit);
+    this.map.find(offset, limit);
     const inBacking =
-      this.#kind === Kind.UNALLOCATED && this.backing !== undefined && offset < this.backing.sizeBytes;
-    const zero = this.#kind === Kind.ZERO || (this.#kind === Kind.UNALLOCATED && !inBacking);
-    return { length: this.#length, zero };
-  }
-
-  /** The L2 table that maps `offset`, undefined where there is none. */
-  #table(l1Index: number): Table | undefined {
-    const offset = entryOffset(this.#l1.getUint32(l1Index * 8), this.#l1.getUint32(l1Index * 8 + 4));
-    if (offset === 0) return undefined;
-    if (offset % this.geometry.clusterSize !== 0) throw this.#broken(`an L2 table is at offset ${offset}`);
-    if (!Number.isSafeInteger(offset)) throw this.#broken(`an L2 table is beyond the end of the file`);
-    return this.#tables.get(offset);
-  }
-
-  /**
-   * Find where `offset` is: sets #kind, #host and #length, which is at most `limit` and as much as is alike. Where the
-   * cluster is compressed, #high and #low are its entry.
-   */
-  #find(offset: number, limit: number): void {
-    const { clusterSize, l2Coverage, l2Entries, unitSize } = this.geometry;
-    const l1Index = Math.floor(offset / l2Coverage);
-    const inTable = offset - l1Index * l2Coverage;
-    limit = Math.min(limit, l2Coverage - inTable);
-    const table = this.#table(l1Index);
-    if (table === undefined) {
-      this.#kind = Kind.UNALLOCATED;
-      this.#length = limit;
-      return;
-    }
-    const units = clusterSize / unitSize;
-    let unit = Math.floor(inTable / unitSize);
-    const inUnit = inTable - unit * unitSize;
-    this.#findUnit(table, unit, units);
-    const kind = this.#kind;
-    const host = this.#host;
-    if (kind === Kind.COMPRESSED) {
-      this.#length = Math.min(limit, clusterSize - (inTable % clusterSize));
-      return;
-    }
-    const high = this.#high;
-    const low = this.#low;
-    let length = unitSize - inUnit;
-    while (length < limit && ++unit < l2Entries * units) {
-      this.#findUnit(table, unit, units);
-      if (this.#kind !== kind || (kind === Kind.DATA && this.#host !== host + inUnit + length)) break;
-      length += unitSize;
-    }
-    this.#kind = kind;
-    this.#host = host + inUnit;
-    this.#length = Math.min(length, limit);
-    this.#high = high;
-    this.#low = low;
-  }
-
-  /** As #find, for one subcluster, or cluster where there are none. #host is where the unit begins. */
-  #findUnit(table: Table, unit: number, units: number): void {
-    const index = units === 1 ? unit : Math.floor(unit / units);
-    const at = index * this.geometry.entrySize;
-    const high = table.view.getUint32(at);
-    const low = table.view.getUint32(at + 4);
-    this.#high = high;
-    this.#low = low;
-    if ((high & COMPRESSED) !== 0) {
-      this.#kind = Kind.COMPRESSED;
-      return;
-    }
-    const host = entryOffset(high, low);
-    if (host % this.geometry.clusterSize !== 0 || !Number.isSafeInteger(host)) {
-      throw this.#broken(`a cluster is at offset ${host}`);
-    }
-    if (units === 1) {
-      if ((low & ZERO) !== 0) {
-        if (this.header.version < 3) throw this.#broken("a zero cluster in a version 2 image");
-        this.#kind = Kind.ZERO;
-      } else {
-        this.#kind = host === 0 ? Kind.UNALLOCATED : Kind.DATA;
-      }
-      this.#host = host;
-      return;
-    }
-    const sub = unit % units;
-    const zero = (table.view.getUint32(at + 8) >>> sub) & 1;
-    const allocated = (table.view.getUint32(at + 12) >>> sub) & 1;
-    if (allocated !== 0 && (zero !== 0 || host === 0)) throw this.#broken("a subcluster is in two states");
-    this.#kind = zero !== 0 ? Kind.ZERO : allocated !== 0 ? Kind.DATA : Kind.UNALLOCATED;
-    this.#host = host + sub * this.geometry.unitSize;
+      this.map.kind === Kind.UNALLOCATED && this.backing !== undefined && offset < this.backing.sizeBytes;
+    const zero = this.map.kind === Kind.ZERO || (this.map.kind === Kind.UNALLOCATED && !inBacking);
+    return { length: this.map.length, zero };
   }
 
   #unpack(high: number, low: number): Uint8Array {
@@ -291,7 +177,7 @@ export class Qcow2Disk implements ImageDisk {
     while (done < source.length) {
       const part = done === 0 ? source : source.subarray(done);
       done += this.#writeSome(offset + done, part);
-      this.#relieve();
+      this.relieve();
     }
   }
 
@@ -299,13 +185,13 @@ export class Qcow2Disk implements ImageDisk {
   #writeSome(offset: number, source: Uint8Array): number {
     const { clusterSize, l2Coverage, entrySize, extended } = this.geometry;
     const l1Index = Math.floor(offset / l2Coverage);
-    const table = this.#tableForWriting(l1Index);
+    const table = this.map.tableForWriting(l1Index);
     const inTable = offset - l1Index * l2Coverage;
     const limit = Math.min(source.length, l2Coverage - inTable);
-    const inPlace = this.#overwritable(table, inTable, limit);
+    const inPlace = this.map.overwritable(table, inTable, limit);
     if (inPlace > 0) {
-      const host = this.#host;
-      this.#checkOverwrite(host, inPlace);
+      const host = this.map.host;
+      this.map.checkOverwrite(host, inPlace);
       this.file.write(host, inPlace === source.length ? source : source.subarray(0, inPlace));
       this.#dirty = true;
       return inPlace;
@@ -325,9 +211,9 @@ export class Qcow2Disk implements ImageDisk {
       // Allocated beforehand and full of anything: zeros are what it reads as.
       const length = Math.min(limit, clusterSize - inCluster);
       const host = entryOffset(high, low);
-      this.#checkOverwrite(host, clusterSize);
+      this.map.checkOverwrite(host, clusterSize);
       this.#place(offset, source.subarray(0, length), host, clusterSize, false);
-      this.#setEntry(table, index, host);
+      this.map.setEntry(table, index, host);
       return length;
     }
     return this.#writeNew(table, index, offset, source.subarray(0, limit));
@@ -339,19 +225,19 @@ export class Qcow2Disk implements ImageDisk {
     const inCluster = offset % clusterSize;
     const wanted = Math.ceil((inCluster + source.length) / clusterSize);
     let usable = 1;
-    while (usable < wanted && !this.#isOwned(table, index + usable)) usable++;
-    const { first, count, fresh } = this.refcounts.allocate(usable);
+    while (usable < wanted && !this.map.isOwned(table, index + usable)) usable++;
+    const { first, count, fresh } = this.map.refcounts.allocate(usable);
     const host = first * clusterSize;
     const length = Math.min(source.length, count * clusterSize - inCluster);
     try {
       this.#place(offset, source.subarray(0, length), host, count * clusterSize, fresh);
     } catch (error) {
-      this.refcounts.cancel(first, count);
+      this.map.refcounts.cancel(first, count);
       throw error;
     }
     for (let cluster = 0; cluster < count; cluster++) {
-      this.#release(table, index + cluster);
-      this.#setEntry(table, index + cluster, host + cluster * clusterSize);
+      this.map.release(table, index + cluster);
+      this.map.setEntry(table, index + cluster, host + cluster * clusterSize);
     }
     return length;
   }
@@ -403,25 +289,25 @@ export class Qcow2Disk implements ImageDisk {
     const hasOld = (high & COMPRESSED) !== 0 || entryOffset(high, table.view.getUint32(at + 4)) !== 0;
     if (hasOld && !owned) {
       // Compressed, or shared with a snapshot: everything moves.
-      const { first, fresh } = this.refcounts.allocate(1);
+      const { first, fresh } = this.map.refcounts.allocate(1);
       const host = first * clusterSize;
       try {
         this.#place(offset, source, host, clusterSize, fresh);
       } catch (error) {
-        this.refcounts.cancel(first, 1);
+        this.map.refcounts.cancel(first, 1);
         throw error;
       }
-      this.#release(table, index);
-      this.#setEntry(table, index, host, 0, ALL_SUBCLUSTERS);
+      this.map.release(table, index);
+      this.map.setEntry(table, index, host, 0, ALL_SUBCLUSTERS);
       return;
     }
-    const allocation = owned ? undefined : this.refcounts.allocate(1);
+    const allocation = owned ? undefined : this.map.refcounts.allocate(1);
     const host =
       allocation === undefined
         ? entryOffset(high, table.view.getUint32(at + 4))
         : allocation.first * clusterSize;
     const fresh = allocation?.fresh ?? false;
-    if (allocation === undefined) this.#checkOverwrite(host, clusterSize);
+    if (allocation === undefined) this.map.checkOverwrite(host, clusterSize);
     const allocated = table.view.getUint32(at + 12);
     const from = offset - clusterStart;
     const to = from + source.length;
@@ -438,109 +324,13 @@ export class Qcow2Disk implements ImageDisk {
         this.#copyOld(clusterStart + to, (lastSub + 1) * unitSize - to, host + to, fresh);
       }
     } catch (error) {
-      if (allocation !== undefined) this.refcounts.cancel(allocation.first, 1);
+      if (allocation !== undefined) this.map.refcounts.cancel(allocation.first, 1);
       throw error;
     }
     this.#dirty = true;
     const touched = subclusterMask(firstSub, lastSub + 1);
     const zero = table.view.getUint32(at + 8) & ~touched;
-    this.#setEntry(table, index, host, zero >>> 0, (allocated | touched) >>> 0);
-  }
-
-  /**
-   * How many bytes at `inTable`, at most `limit`, are in clusters of this image's own, allocated and in a row; sets
-   * #host to the first.
-   */
-  #overwritable(table: Table, inTable: number, limit: number): number {
-    const { clusterSize, unitSize, l2Entries } = this.geometry;
-    const units = clusterSize / unitSize;
-    let unit = Math.floor(inTable / unitSize);
-    const inUnit = inTable - unit * unitSize;
-    let length = 0;
-    let host = 0;
-    while (length < limit && unit < l2Entries * units) {
-      this.#findUnit(table, unit, units);
-      if (this.#kind !== Kind.DATA || (this.#high & COPIED) === 0) break;
-      if (length === 0) {
-        host = this.#host + inUnit;
-        length = unitSize - inUnit;
-      } else {
-        if (this.#host !== host + length) break;
-        length += unitSize;
-      }
-      unit++;
-    }
-    this.#host = host;
-    return Math.min(length, limit);
-  }
-
-  #isOwned(table: Table, index: number): boolean {
-    const at = index * this.geometry.entrySize;
-    const high = table.view.getUint32(at);
-    return (
-      (high & COMPRESSED) === 0 &&
-      (high & COPIED) !== 0 &&
-      entryOffset(high, table.view.getUint32(at + 4)) !== 0
-    );
-  }
-
-  /** The entry of a cluster that is at `host` of the file from now on, and only this image's. 0: nowhere. */
-  #setEntry(table: Table, index: number, host: number, zero = 0, allocated = 0): void {
-    const { entrySize } = this.geometry;
-    const at = index * entrySize;
-    table.view.setUint32(at, host === 0 ? 0 : (COPIED | Math.floor(host / 2 ** 32)) >>> 0);
-    table.view.setUint32(at + 4, host >>> 0);
-    if (entrySize === 16) {
-      table.view.setUint32(at + 8, zero);
-      table.view.setUint32(at + 12, allocated);
-    }
-    this.#tables.touch(table, at, at + entrySize);
-  }
-
-  /** The clusters that an entry refers to are about to lose its reference. */
-  #release(table: Table, index: number): void {
-    const { entrySize, clusterBits, clusterSize } = this.geometry;
-    const high = table.view.getUint32(index * entrySize);
-    const low = table.view.getUint32(index * entrySize + 4);
-    if ((high & COMPRESSED) !== 0) {
-      const { offset, length } = compressedExtent(high, low, clusterBits);
-      const first = Math.floor(offset / clusterSize);
-      this.refcounts.release(first, Math.floor((offset + length - 1) / clusterSize) - first + 1);
-      // Others may come to this place, with another contents.
-      this.#unpacked.delete(offset);
-      this.#compressedEnd = 0;
-      return;
-    }
-    const host = entryOffset(high, low);
-    if (host !== 0) this.refcounts.release(host / clusterSize, 1);
-  }
-
-  /** The L2 table for entry `l1Index`, made or copied so that it is this image's own. */
-  #tableForWriting(l1Index: number): Table {
-    const { clusterSize } = this.geometry;
-    const at = l1Index * 8;
-    const owned = (this.#l1.getUint32(at) & COPIED) !== 0;
-    const old = this.#table(l1Index);
-    if (old !== undefined && owned) {
-      if (this.refcounts.get(old.offset / clusterSize) === 0) {
-        throw this.#broken(`the L2 table at ${old.offset} is not counted`);
-      }
-      return old;
-    }
-    const { first } = this.refcounts.allocate(1);
-    const offset = first * clusterSize;
-    const table = this.#tables.create(offset);
-    if (old !== undefined) {
-      table.bytes.set(old.bytes);
-      this.refcounts.release(old.offset / clusterSize, 1);
-      this.#tableClusters.delete(old.offset / clusterSize);
-    }
-    this.#tableClusters.add(first);
-    this.#l1.setUint32(at, (COPIED | Math.floor(offset / 2 ** 32)) >>> 0);
-    this.#l1.setUint32(at + 4, offset >>> 0);
-    this.#l1From = Math.min(this.#l1From, l1Index);
-    this.#l1To = Math.max(this.#l1To, l1Index + 1);
-    return table;
+    this.map.setEntry(table, index, host, zero >>> 0, (allocated | touched) >>> 0);
   }
 
   // ---------------------------------------------------------------- zeros and discards
@@ -578,12 +368,12 @@ export class Qcow2Disk implements ImageDisk {
         const wholeEnd =
           end === this.sizeBytes ? Math.ceil(end / unitSize) * unitSize : end - (end % unitSize);
         next = Math.min(clusterEnd, wholeEnd);
-        if (!this.#zeroCluster(at, next, unmap) && !optional) {
+        if (!zeroCluster(this.map, this.header, this.backing, { from: at, to: next, unmap }) && !optional) {
           this.#writeZeros(at, Math.min(next, this.sizeBytes) - at);
         }
       }
       at = next;
-      this.#relieve();
+      this.relieve();
     }
   }
 
@@ -596,139 +386,12 @@ export class Qcow2Disk implements ImageDisk {
     }
   }
 
-  /** Mark the units [from, to) of one cluster as zeros; false where the image has no way to. */
-  #zeroCluster(from: number, to: number, unmap: boolean): boolean {
-    const { clusterSize, l2Coverage, unitSize, entrySize, extended } = this.geometry;
-    const l1Index = Math.floor(from / l2Coverage);
-    const inBacking = this.backing !== undefined && from < this.backing.sizeBytes;
-    if (this.#table(l1Index) === undefined && !inBacking) return true;
-    // Version 2 has no zero clusters: only one that is nowhere, with nothing below, is zeros.
-    if (this.header.version < 3 && inBacking) return false;
-    const table = this.#tableForWriting(l1Index);
-    const index = Math.floor((from - l1Index * l2Coverage) / clusterSize);
-    const at = index * entrySize;
-    const view = table.view;
-    const high = view.getUint32(at);
-    const compressed = (high & COMPRESSED) !== 0;
-    const host = compressed ? 0 : entryOffset(high, view.getUint32(at + 4));
-    if (extended) {
-      const firstSub = Math.floor((from % clusterSize) / unitSize);
-      const mask = subclusterMask(firstSub, firstSub + (to - from) / unitSize);
-      const all = mask === ALL_SUBCLUSTERS;
-      if (compressed && !all) return false;
-      const allocated = (compressed ? 0 : view.getUint32(at + 12) & ~mask) >>> 0;
-      const zero = ((compressed ? 0 : view.getUint32(at + 8)) | mask) >>> 0;
-      const drop = compressed || (unmap && allocated === 0) || (high & COPIED) === 0;
-      // A shared cluster with some subclusters left in use stays.
-      if (!drop || (allocated !== 0 && host !== 0)) {
-        view.setUint32(at + 8, zero);
-        view.setUint32(at + 12, allocated);
-        this.#tables.touch(table, at, at + entrySize);
-        return true;
-      }
-      this.#release(table, index);
-      this.#setEntry(table, index, 0, inBacking ? zero : 0, 0);
-      return true;
-    }
-    const keep = !unmap && host !== 0 && (high & COPIED) !== 0 && this.header.version >= 3;
-    if (!keep) this.#release(table, index);
-    this.#setEntry(table, index, keep ? host : 0);
-    if (keep || inBacking) view.setUint32(at + 4, (view.getUint32(at + 4) | ZERO) >>> 0);
-    return true;
-  }
-
-  // ---------------------------------------------------------------- for making images
-
-  /** Write a whole cluster, compressed; false where that saves nothing and nothing was done. */
-  writeCompressed(offset: number, cluster: Uint8Array, compress: Compress): boolean {
-    const { clusterBits, clusterSize, l2Coverage, entrySize } = this.geometry;
-    const data = compress(cluster);
-    if (data === null) return false;
-    const l1Index = Math.floor(offset / l2Coverage);
-    const table = this.#tableForWriting(l1Index);
-    const index = Math.floor((offset - l1Index * l2Coverage) / clusterSize);
-    const host = this.#allocateBytes(data.length);
-    this.file.write(host, data);
-    this.#release(table, index);
-    const at = index * entrySize;
-    table.view.setUint32(at, compressedHigh(host, data.length, clusterBits));
-    table.view.setUint32(at + 4, host >>> 0);
-    if (entrySize === 16) {
-      table.view.setUint32(at + 8, 0);
-      table.view.setUint32(at + 12, 0);
-    }
-    this.#tables.touch(table, at, at + entrySize);
-    this.#dirty = true;
-    this.#relieve();
-    return true;
-  }
-
-  /** Room for compressed data; it may share a cluster with what was there before, and go into the next one. */
-  #allocateBytes(length: number): number {
-    const { clusterBits, clusterSize } = this.geometry;
-    const end = this.#compressedEnd;
-    const room = end === 0 ? 0 : clusterSize - (end % clusterSize);
-    let host: number;
-    if (room >= length && this.refcounts.get(Math.floor(end / clusterSize)) < this.refcounts.max) {
-      const cluster = Math.floor(end / clusterSize);
-      this.refcounts.set(cluster, this.refcounts.get(cluster) + 1);
-      host = end;
-    } else {
-      const { first } = this.refcounts.allocate(1);
-      const last = Math.floor((end - 1) / clusterSize);
-      // The cluster behind the last one: the data begins in that one.
-      if (room > 0 && first === last + 1 && this.refcounts.get(last) < this.refcounts.max) {
-        this.refcounts.set(last, this.refcounts.get(last) + 1);
-        host = end;
-      } else {
-        host = first * clusterSize;
-      }
-    }
-    if (host + length > compressedLimit(clusterBits)) {
-      throw new DiskError(
-        `${this.file.path}: the image is too large for more compressed clusters`,
-        "NO_SPACE",
-      );
-    }
-    // Data begins at whole bytes, but its length is counted in sectors of the file.
-    this.#compressedEnd = (host + length) % clusterSize === 0 ? 0 : host + length;
-    return host;
-  }
-
-  /** The file ends with a cluster: the last compressed one may not fill its last sector. */
-  padFile(): void {
-    const { clusterSize } = this.geometry;
-    const size = this.file.size();
-    if (size % clusterSize !== 0) this.file.truncate(Math.ceil(size / clusterSize) * clusterSize);
-  }
-
-  /** Allocate every cluster of the disk, and with `reserve` its space in the file system; it reads as zeros. */
-  preallocate(reserve: (offset: number, length: number) => void): void {
-    const { clusterSize, l2Coverage, l2Entries, extended } = this.geometry;
-    let end = 0;
-    for (let start = 0; start < this.sizeBytes; start += l2Coverage) {
-      const table = this.#tableForWriting(start / l2Coverage);
-      const wanted = Math.min(l2Entries, Math.ceil((this.sizeBytes - start) / clusterSize));
-      for (let index = 0; index < wanted; ) {
-        const { first, count } = this.refcounts.allocate(wanted - index);
-        reserve(first * clusterSize, count * clusterSize);
-        for (let cluster = first; cluster < first + count; cluster++) {
-          this.#setEntry(table, index++, cluster * clusterSize, 0, extended ? ALL_SUBCLUSTERS : 0);
-        }
-        end = Math.max(end, (first + count) * clusterSize);
-      }
-      this.#relieve();
-    }
-    if (end > this.file.size()) this.file.truncate(end);
-    this.#dirty = true;
-  }
-
   // ---------------------------------------------------------------- durability
 
   flush(): void {
     if (this.readOnly) return;
     if (this.#volatile) {
-      this.refcounts.applyReleases();
+      this.map.refcounts.applyReleases();
       return;
     }
     const changed = this.#dirty || this.#tablesChanged();
@@ -737,12 +400,13 @@ export class Qcow2Disk implements ImageDisk {
   }
 
   #tablesChanged(): boolean {
-    return this.#tables.dirty.size > 0 || this.#l1To > 0 || this.refcounts.changed;
+    return this.map.changed || this.map.refcounts.changed;
   }
 
-  /** Write the tables where there are many that changed. */
-  #relieve(): void {
-    if (this.#tables.full || this.refcounts.full) this.#commit();
+  /** Something was written to the file: called after each step of what may be much. Writes tables, where many changed. */
+  relieve(): void {
+    this.#dirty = true;
+    if (this.map.full || this.map.refcounts.full) this.#commit();
   }
 
   #sync(): void {
@@ -750,33 +414,16 @@ export class Qcow2Disk implements ImageDisk {
   }
 
   #commit(): void {
-    let written = this.refcounts.writeBlocks();
-    const referring: Table[] = [];
-    for (const table of this.#tables.dirty) {
-      if (table.fresh) {
-        this.#tables.write(table);
-        written = true;
-      } else {
-        referring.push(table);
-      }
-    }
+    const { map } = this;
+    const counted = map.refcounts.writeBlocks();
+    const fresh = map.writeFresh();
     // Data too: an entry may begin to show a place that was allocated before, and has something old in it.
-    if (written || (this.#dirty && referring.length > 0)) this.#sync();
-    if (this.refcounts.writeTable()) this.#sync();
-    for (const table of referring) this.#tables.write(table);
-    if (this.#l1To > 0) {
-      const from = this.#l1From * 8;
-      this.file.write(this.#l1Offset + from, new Uint8Array(this.#l1.buffer, from, this.#l1To * 8 - from));
-      for (let index = this.#l1From; index < this.#l1To; index++) {
-        const table = this.#table(index);
-        if (table !== undefined) table.fresh = false;
-      }
-      this.#l1From = Number.POSITIVE_INFINITY;
-      this.#l1To = 0;
-    }
+    if (counted || fresh || (this.#dirty && map.referencesChanged)) this.#sync();
+    if (map.refcounts.writeTable()) this.#sync();
+    map.writeReferences();
     this.#sync();
     this.#dirty = false;
-    this.refcounts.applyReleases();
+    this.map.refcounts.applyReleases();
   }
 
   close(): void {
@@ -790,31 +437,6 @@ export class Qcow2Disk implements ImageDisk {
     }
   }
 
-  // ---------------------------------------------------------------- checks
-
-  /** Whether a cluster holds something else than guest data and refcounts. */
-  #reserved(cluster: number): boolean {
-    const { clusterSize } = this.geometry;
-    const { header } = this;
-    if (cluster === 0) return true;
-    const l1 = header.l1Offset / clusterSize;
-    if (cluster >= l1 && cluster < l1 + Math.ceil((header.l1Entries * 8) / clusterSize)) return true;
-    if (header.snapshotCount > 0 && cluster === header.snapshotsOffset / clusterSize) return true;
-    return this.#tableClusters.has(cluster);
-  }
-
-  /** Throws `DiskError` where a broken image would have data written over its own tables, or far outside of the file. */
-  #checkOverwrite(host: number, length: number): void {
-    const { clusterSize } = this.geometry;
-    for (let at = host - (host % clusterSize); at < host + length; at += clusterSize) {
-      const cluster = at / clusterSize;
-      if (this.#reserved(cluster) || this.refcounts.holds(cluster)) {
-        throw this.#broken(`a data cluster is where a table is, at ${at}`);
-      }
-      if (this.refcounts.get(cluster) === 0) throw this.#broken(`a data cluster at ${at} is not counted`);
-    }
-  }
-
   #writable(): void {
     if (this.readOnly) throw new DiskError(`${this.file.path}: the disk is read-only`, "READ_ONLY");
   }
@@ -822,10 +444,4 @@ export class Qcow2Disk implements ImageDisk {
   #broken(what: string): DiskError {
     return new DiskError(`${this.file.path}: broken qcow2 image: ${what}`);
   }
-}
-
-/** Bits [from, to) of a subcluster bitmap's half. */
-function subclusterMask(from: number, to: number): number {
-  const bits = to - from;
-  return bits === SUBCLUSTERS ? ALL_SUBCLUSTERS : (((1 << bits) - 1) << from) >>> 0;
 }

@@ -5,7 +5,9 @@ import { getU64, type Qcow2Header } from "./header.js";
 import { COMPRESSED, COPIED, compressedExtent, entryOffset, geometryOf, ZERO } from "./layout.js";
 import { checkSnapshot, readSnapshots } from "./snapshots.js";
 
-const PAGE = 4096;
+const PAGE = 256;
+/** A gigabyte of counts. */
+const MAX_PAGES = 2 ** 20;
 
 /** Counts of clusters; takes memory for pages in which there are any. */
 export class ReferenceCounts {
@@ -21,6 +23,7 @@ export class ReferenceCounts {
     const index = Math.floor(cluster / PAGE);
     let page = this.#pages.get(index);
     if (page === undefined) {
+      if (this.#pages.size >= MAX_PAGES) throw new DiskError("too many clusters to check");
       page = new Uint32Array(PAGE);
       this.#pages.set(index, page);
     }
@@ -183,6 +186,7 @@ export function countReferences(file: HostFile, header: Qcow2Header, events: Wal
 
 const MAX_BITMAP_DIRECTORY = 2 ** 26;
 const BITMAP_ENTRY = 24;
+/** Of all bitmaps' tables together. */
 const MAX_BITMAP_TABLE_ENTRIES = 2 ** 27 / 8;
 
 /** Bitmaps' clusters: NLKT makes no use of them, and leaves them alone (qcow2.rst, "Bitmaps"). */
@@ -204,12 +208,14 @@ function addBitmaps(
   const view = new DataView(bytes.buffer);
   const clusterSize = 2 ** header.clusterBits;
   let at = 0;
+  let total = 0;
   for (let index = 0; index < count; index++) {
     if (at + BITMAP_ENTRY > length) throw broken("the bitmap directory is cut off");
     const tableOffset = getU64(view, at);
     const entries = view.getUint32(at + 8);
     at += Math.ceil((BITMAP_ENTRY + view.getUint16(at + 18) + view.getUint32(at + 20)) / 8) * 8;
-    if (entries > MAX_BITMAP_TABLE_ENTRIES || tableOffset + entries * 8 > file.size() + clusterSize) {
+    total += entries;
+    if (total > MAX_BITMAP_TABLE_ENTRIES || tableOffset + entries * 8 > file.size() + clusterSize) {
       throw broken("a bitmap's table");
     }
     if (entries === 0 || !check(tableOffset, "a bitmap's table")) continue;

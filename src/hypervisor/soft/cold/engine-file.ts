@@ -22,30 +22,35 @@ function sourceKey(): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Lengths of the three parts, as u32, then the parts: handlers, writesMemory, module. */
-const HEADER_BYTES = 16;
+/** Lengths in bytes of the four parts, and the number of handlers, as u32, then the parts. */
+const HEADER_BYTES = 20;
 
-function encode({ handlers, writesMemory, bytes, count }: HandlerModule): Uint8Array {
-  const out = new Uint8Array(HEADER_BYTES + handlers.byteLength + writesMemory.length + bytes.length);
-  new Uint32Array(out.buffer, 0, 4).set([handlers.length, writesMemory.length, bytes.length, count]);
-  out.set(new Uint8Array(handlers.buffer, handlers.byteOffset, handlers.byteLength), HEADER_BYTES);
-  out.set(writesMemory, HEADER_BYTES + handlers.byteLength);
-  out.set(bytes, HEADER_BYTES + handlers.byteLength + writesMemory.length);
-  return out;
+function encode({ handlers, effects, writesMemory, bytes, count }: HandlerModule): Uint8Array {
+  const parts = [handlers, effects, writesMemory, bytes].map(
+    ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength),
+  );
+  const lengths = parts.map((part) => part.length);
+  return Buffer.concat([new Uint8Array(new Uint32Array([...lengths, count]).buffer), ...parts]);
 }
 
 function decode(file: Uint8Array): HandlerModule | undefined {
-  const data = file.slice();
-  if (data.length < HEADER_BYTES) return undefined;
-  const [handlers, writes, bytes, count] = new Uint32Array(data.buffer, 0, 4);
-  if (data.length !== HEADER_BYTES + 2 * handlers + writes + bytes) return undefined;
-  const at = HEADER_BYTES + 2 * handlers;
+  if (file.length < HEADER_BYTES) return undefined;
+  const header = new Uint32Array(file.slice(0, HEADER_BYTES).buffer);
+  const lengths = [...header.subarray(0, 4)];
+  if (file.length !== lengths.reduce((a, b) => a + b, HEADER_BYTES)) return undefined;
+  let at = HEADER_BYTES;
+  // Copies, as the parts are not where their elements may be.
+  const [handlers, effects, writesMemory, bytes] = lengths.map((length) => {
+    at += length;
+    return file.slice(at - length, at);
+  });
   return {
     rows: handlerRows(),
-    handlers: new Uint16Array(data.buffer, HEADER_BYTES, handlers),
-    writesMemory: data.subarray(at, at + writes),
-    count,
-    bytes: data.subarray(at + writes),
+    handlers: new Uint16Array(handlers.buffer, 0, handlers.length / 2),
+    effects: new Uint16Array(effects.buffer, 0, effects.length / 2),
+    writesMemory,
+    count: header[4],
+    bytes,
   };
 }
 
@@ -54,7 +59,7 @@ export function loadHandlerModule(): HandlerModule {
   const name = `${PREFIX}${sourceKey()}`;
   const path = join(SOFT_FOLDER, name);
   try {
-    const known = decode(readFileSync(path));
+    const known = decode(new Uint8Array(readFileSync(path)));
     if (known !== undefined) return known;
   } catch {
     // Not there yet.

@@ -9,6 +9,7 @@ import type { OpcodeRow } from "../isa/opcode-table.js";
 import { OPCODES, SPECIAL_ROWS } from "../isa/opcodes.js";
 import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
 import { ColdContext } from "./cold-context.js";
+import { flagEffects, packEffects } from "./flag-effects.js";
 import { Runtime } from "./runtime.js";
 import { defineSpecialHandlers } from "./special-handlers.js";
 
@@ -25,6 +26,8 @@ export interface HandlerTable {
 }
 
 export interface HandlerModule extends HandlerTable {
+  /** By handler number: what the instruction does to the flags (`packEffects`), for the hot tier. */
+  readonly effects: Uint16Array;
   readonly bytes: Uint8Array;
 }
 
@@ -40,6 +43,7 @@ export function buildHandlerModule(options: { names?: boolean } = {}): HandlerMo
   const rows = handlerRows();
   const handlers = new Uint16Array(rows.length * FORMS_PER_ROW);
   const writes: boolean[] = table.map(() => false);
+  const effects: number[] = table.map(() => 0);
   const known = new Map<string, number>();
   const definitionIds = new Map<unknown, number>();
   rows.forEach((row, rowIndex) => {
@@ -65,6 +69,7 @@ export function buildHandlerModule(options: { names?: boolean } = {}): HandlerMo
         });
         table.push(f as unknown as FuncRef);
         writes.push(writesMemory);
+        effects.push(packEffects(flagEffects(row.definition, form)));
         known.set(key, handler);
       }
       handlers[rowIndex * FORMS_PER_ROW + number] = handler;
@@ -76,6 +81,7 @@ export function buildHandlerModule(options: { names?: boolean } = {}): HandlerMo
     rows,
     handlers,
     writesMemory: Uint8Array.from(writes, Number),
+    effects: Uint16Array.from(effects),
     count: table.length,
     bytes: module.build(options),
   };

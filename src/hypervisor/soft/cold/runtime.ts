@@ -3,7 +3,7 @@
  * are emitted into the module before the handlers. Functions named in `Imports` are TypeScript's (see cold/host.ts).
  */
 import type { SharedFunction } from "../isa/context.js";
-import { defineWalk, type WalkFunctions } from "../mmu/walk.js";
+import { defineWalk, noteFilled, type WalkFunctions } from "../mmu/walk.js";
 import {
   Access,
   AccessKind,
@@ -223,7 +223,9 @@ export class Runtime {
       f.if(load32(at, CodeMapEntry.key).ne(page.shl(2).or(mode).add(1)), fail);
       f.store64(entry, linear.and(PAGE_MASK), Ftlb.tag);
       f.store32(entry, load32(at, CodeMapEntry.codePage), Ftlb.codePage);
-      f.store32(entry, load32(cpu, O.walkFlags).and(TLB_FLAG_MASK), Ftlb.flags);
+      const flags = f.let(load32(cpu, O.walkFlags).and(TLB_FLAG_MASK));
+      f.store32(entry, flags, Ftlb.flags);
+      noteFilled(f, cpu, linear, entry, flags);
       f.return(I32.const(1));
     });
   }
@@ -396,6 +398,7 @@ export class Runtime {
       f.store64(at, page.select(writes.get, I64.const(-1)), Dtlb.writeTag);
       f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), Dtlb.addend);
       f.store32(at, flags.and(TLB_FLAG_MASK), Dtlb.flags);
+      noteFilled(f, cpu, va, at, flags);
     });
   }
 

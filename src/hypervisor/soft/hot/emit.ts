@@ -8,6 +8,7 @@ import {
   type Base,
   type Block,
   type Edge,
+  isFarReaching,
   liveAfterEach,
   pageOf,
   type Region,
@@ -137,7 +138,7 @@ class RegionEmitter {
     const last = from.instructions[from.instructions.length - 1];
     if (block !== undefined && this.#flow.canBranch(from.id, block.id)) {
       if (stale) this.#leaveIfStale(base, at);
-      if (this.#flow.isBackward(from.id, block.id)) {
+      if (this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
         f.if(load32(cpu, O.poll), () => state.jump(this.#rip(base, at)));
       }
       if (block.base !== base) {

@@ -4,6 +4,7 @@
  */
 import { WASM_MEMORY_LIMIT, WASM_PAGE_SIZE } from "../../../memory/shared-memory.js";
 import type { HandlerForm } from "../cold/cold-context.js";
+import { unpackEffects } from "../cold/flag-effects.js";
 import { HANDLER_TABLE_SIZE, type HandlerModule } from "../cold/handler-module.js";
 import { LATER_FLAGS_PARAMS } from "../cold/later-flags.js";
 import type { Runtime } from "../cold/runtime.js";
@@ -15,7 +16,6 @@ import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, HOT_COUNTERS, RECORD_SIZE, Rec } from "../vcpu-state.js";
 import type { ValType } from "../wasm/expr.js";
 import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
-import { flagEffects } from "./effects.js";
 import { emitRegion, type RegionCode } from "./emit.js";
 import { type Base, type GuestCode, type HandlerFacts, pageOf, type Region, RegionFinder } from "./region.js";
 
@@ -159,7 +159,7 @@ export class HotTier implements RegionCode {
     if (facts === undefined) {
       const form = this.#formOf(handler, row);
       if (form === undefined) return undefined;
-      facts = { form, effects: flagEffects(row.definition, form) };
+      facts = { form, effects: unpackEffects(this.handlers.effects[handler]) };
       this.#facts.set(handler, facts);
     }
     return facts;

@@ -4,12 +4,12 @@
  * expressions, for those who read them.
  */
 import { signExtend } from "../cold/cold-context.js";
+import { ALL_FLAGS, FlagBit, updatedFlags } from "../cold/flag-effects.js";
 import { type LaterFlagsFunction, laterFlagsKind } from "../cold/later-flags.js";
 import { type FlagName, type FlagUpdate, LaterFlags, type OperandSize } from "../isa/context.js";
 import { O } from "../vcpu-state.js";
 import { I32, type I64, type Int, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder, Local } from "../wasm/module.js";
-import { ALL_FLAGS, FlagBit, updatedFlags } from "./effects.js";
 
 /** Expressions over locals that are set once. */
 interface KnownFlags {

@@ -9,13 +9,13 @@
  * on to.
  */
 import type { HandlerForm } from "../cold/cold-context.js";
+import { ALL_FLAGS, type FlagEffects } from "../cold/flag-effects.js";
 import { Special } from "../cold/special-handlers.js";
 import type { CodeCache } from "../decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder } from "../decode/instruction.js";
 import { call, callIndirect, jmpIndirect, ret } from "../isa/control.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, O, RECORD_SIZE, Rec } from "../vcpu-state.js";
-import { ALL_FLAGS, type FlagEffects } from "./effects.js";
 
 const PAGE = 4096;
 /** Of a region: what it may grow to. */
@@ -131,6 +131,12 @@ const isDirect = (row: OpcodeRow) => row.operands[0]?.method === "J";
 const isCall = ({ definition }: OpcodeRow) => definition === call || definition === callIndirect;
 const isRet = ({ definition }: OpcodeRow) => definition === ret;
 const isIndirectJump = ({ definition }: OpcodeRow) => definition === jmpIndirect;
+
+/**
+ * Calls, returns and indirect jumps. Before what they lead to, `poll` is looked at: another processor may have written it
+ * before it told where it is (SDM vol. 3A, 9.1.3, and what just-in-time compilers do).
+ */
+export const isFarReaching = (row: OpcodeRow) => isCall(row) || isRet(row) || isIndirectJump(row);
 
 /** What the finder asks about the guest. */
 export interface GuestCode {
@@ -528,7 +534,7 @@ function liveOut(block: Block): number {
   const { row } = instructions[instructions.length - 1];
   // Indirect ones may go elsewhere.
   let live = row.ends === true && !isDirect(row) ? ALL_FLAGS : 0;
-  if (isCall(row) && !isDirect(row)) live = ALL_FLAGS;
+  if (isFarReaching(row)) live = ALL_FLAGS;
   if (taken !== undefined) live |= liveAlong(block, taken);
   if (fallThrough !== undefined) live |= liveAlong(block, fallThrough);
   return taken === undefined && fallThrough === undefined ? ALL_FLAGS : live;

@@ -6,6 +6,7 @@ import {
   Counter,
   Cr0,
   Cr4,
+  DTLB_BYTES,
   DTLB_EMPTY_SET,
   DTLB_ENTRIES,
   Dtlb,
@@ -17,12 +18,28 @@ import {
   MmuMode,
   O,
   PHYS_PAGES,
+  TLB_LOG_ENTRIES,
+  TLB_LOG_OFFSET,
   TLB_OFFSET,
   TlbFlag,
   WALK_WRITABLE,
 } from "../vcpu-state.js";
 import { atomicCmpxchg, I32, I64, load32, load64 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, Label, ModuleBuilder } from "../wasm/module.js";
+
+/** Note that the page just walked to, at `va`, was put into TLB entry `at`. */
+export function noteFilled(f: FunctionBuilder, cpu: I32, va: I64, at: I32, flags: I32): void {
+  f.if(flags.and(TlbFlag.GLOBAL).eqz(), () => {
+    const count = f.let(load32(cpu, O.tlbLogged));
+    f.if(count.ltU(TLB_LOG_ENTRIES), () => f.store32(cpu.add(count.shl(2)), at, TLB_LOG_OFFSET));
+    f.store32(cpu, count.add(1), O.tlbLogged);
+  });
+  f.if(flags.and(TlbFlag.LARGE), () =>
+    f.store64(cpu, load64(cpu, O.largePages).or(regionBit(va)), O.largePages),
+  );
+}
+
+const regionBit = (va: I64): I64 => I64.const(1).shl(va.shrU(LARGEST_PAGE_SHIFT));
 
 /** Bits of paging-structure entries (SDM vol. 3A, tables 4-14 to 4-19). */
 const Pte = { P: 1, RW: 2, US: 4, A: 0x20, D: 0x40, PS: 0x80, G: 0x100 } as const;
@@ -293,12 +310,38 @@ function exportFlushes(module: ModuleBuilder): void {
   module.export(
     module.func("flushTlb", ["i32"], undefined, (f, cpu) => {
       f.fill(cpu.add(TLB_OFFSET), I32.const(0xff), I32.const(FTLB_OFFSET - TLB_OFFSET + 2 * FTLB_BYTES));
+      f.store32(cpu, I32.const(0), O.tlbLogged);
+      f.store64(cpu, I64.const(0), O.largePages);
     }),
   );
   // What a load of CR3 drops: all but global pages.
   module.export(
     module.func("flushTlbNonGlobal", ["i32"], undefined, (f, cpu) => {
       f.store64(cpu, load64(cpu, O.counters + 8 * Counter.FLUSH).add(1), O.counters + 8 * Counter.FLUSH);
+      const count = f.let(load32(cpu, O.tlbLogged));
+      f.store32(cpu, I32.const(0), O.tlbLogged);
+      f.if(count.leU(TLB_LOG_ENTRIES), () => {
+        const left = f.local("i32");
+        f.set(left, count);
+        const firstFetch = f.let(cpu.add(FTLB_OFFSET));
+        f.block((done) =>
+          f.loop((again) => {
+            f.brIf(done, left.get.eqz());
+            f.set(left, left.get.sub(1));
+            const at = f.let(load32(cpu.add(left.get.shl(2)), TLB_LOG_OFFSET));
+            f.if(
+              at.ltU(firstFetch),
+              () => f.if(load32(at, Dtlb.flags).and(TlbFlag.GLOBAL).eqz(), () => drop(f, at)),
+              () =>
+                f.if(load32(at, Ftlb.flags).and(TlbFlag.GLOBAL).eqz(), () =>
+                  f.store64(at, I64.const(-1), Ftlb.tag),
+                ),
+            );
+            f.br(again);
+          }),
+        );
+        f.return();
+      });
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
         f.if(load32(at, Dtlb.flags).and(TlbFlag.GLOBAL).eqz(), () => drop(f, at)),
       );
@@ -311,6 +354,22 @@ function exportFlushes(module: ModuleBuilder): void {
   module.export(
     module.func("flushPage", ["i32", "i64"], undefined, (f, cpu, va) => {
       const page = f.let(va.and(~0xfff));
+      const number = f.let(va.shrU(12).toI32());
+      f.if(load64(cpu, O.largePages).and(regionBit(va)).eqz(), () => {
+        const fetch = f.let(cpu.add(number.and(FTLB_ENTRIES - 1).mul(Ftlb.size)).add(FTLB_OFFSET));
+        for (let set = 0; set < 2; set++) {
+          f.if(load64(fetch, set * FTLB_BYTES + Ftlb.tag).eq(page), () =>
+            f.store64(fetch, I64.const(-1), set * FTLB_BYTES + Ftlb.tag),
+          );
+        }
+        const data = f.let(cpu.add(number.and(DTLB_ENTRIES - 1).mul(Dtlb.size)).add(TLB_OFFSET));
+        for (let set = 0; set < DTLB_EMPTY_SET; set++) {
+          f.if(load64(data, set * DTLB_BYTES + Dtlb.readTag).eq(page), () =>
+            drop(f, data.add(set * DTLB_BYTES)),
+          );
+        }
+        f.return();
+      });
       const region = f.let(va.shrU(LARGEST_PAGE_SHIFT));
       const sameRegion = (tag: I64, flags: I32) =>
         tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(LARGEST_PAGE_SHIFT).eq(region)));

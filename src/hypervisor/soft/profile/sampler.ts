@@ -5,7 +5,7 @@
 import { type Profiler, Session } from "node:inspector";
 
 /** Microseconds between two samples. */
-const INTERVAL = 500;
+const INTERVAL = 1000;
 
 /** A function and the time in it, without what it calls. */
 export interface SampledFunction {

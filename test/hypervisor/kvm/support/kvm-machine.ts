@@ -1,4 +1,5 @@
 /** A KVM VM with RAM and nothing else, for tests of the provider. */
+import { EmulationStep } from "../../../../src/hypervisor/kvm/emulation-step.js";
 import { createKvmVm, type KvmVm, kvmArenaBytes } from "../../../../src/hypervisor/kvm/provider.js";
 import type { KvmVcpu } from "../../../../src/hypervisor/kvm/vcpu.js";
 import type { Regs } from "../../../../src/hypervisor/seam.js";
@@ -41,9 +42,12 @@ export interface MachineOptions {
   readonly cpus?: number;
   /** Where the RAM is, as [guest-physical, bytes] each; one MiB at 0 where left out. */
   readonly ram?: readonly (readonly [number, number])[];
+  /** Whether what steps in for KVM's emulator is loaded when it is needed first: `Vcpu.recover`. */
+  readonly loadLate?: boolean;
 }
 
-export function makeMachine({ cpus = 1, ram = [[0, RAM_BYTES]] }: MachineOptions = {}): TestMachine {
+export function makeMachine(options: MachineOptions = {}): TestMachine {
+  const { cpus = 1, ram = [[0, RAM_BYTES]], loadLate = false } = options;
   const stateEnd = Math.ceil((kvmArenaBytes(cpus) + (1 << 17)) / 65536) * 65536;
   const total = ram.reduce((sum, [, size]) => sum + size, 0);
   const memory = SharedMemory.create(stateEnd + total);
@@ -55,7 +59,7 @@ export function makeMachine({ cpus = 1, ram = [[0, RAM_BYTES]] }: MachineOptions
   });
   const clock = Clock.start();
   const data = { memory: memory.memory, epoch: clock.epoch, cpus, slots, stateEnd };
-  return build(data, memory, clock, true);
+  return build(data, memory, clock, true, loadLate);
 }
 
 /** The machine as another thread of the process sees it. */
@@ -63,13 +67,20 @@ export function attachMachine(data: MachineData): TestMachine {
   return build(data, new SharedMemory(data.memory), new Clock(data.epoch), false);
 }
 
-function build(data: MachineData, memory: SharedMemory, clock: Clock, create: boolean): TestMachine {
+function build(
+  data: MachineData,
+  memory: SharedMemory,
+  clock: Clock,
+  create: boolean,
+  loadLate = false,
+): TestMachine {
   const allocator = new StateAllocator(memory, 64, data.stateEnd);
   const timers = new Timers(memory, allocator, clock);
   const words = allocator.bytes(64, "test");
   if (create) timers.reset();
   const guestMemory = new GuestMemory(memory, data.slots);
-  const options = { cpus: data.cpus, create, device: DEVICE };
+  const step = loadLate ? {} : { EmulationStep };
+  const options = { cpus: data.cpus, create, device: DEVICE, ...step };
   const vm = createKvmVm(memory, allocator, guestMemory, timers, clock, options);
   if (create) for (const slot of data.slots) vm.setMemorySlot(slot);
   return { vm, vcpu: vm.vcpu(0), guestMemory, memory, words, data };

@@ -2,11 +2,12 @@
  * What a definition does to the arithmetic flags, found by running it once against a context that takes notes: which it
  * reads, which it always sets, and whether it can leave (fault, exit), where all of them have to be right.
  */
-import { ColdContext, type HandlerForm } from "../cold/cold-context.js";
-import type { Runtime } from "../cold/runtime.js";
+
 import type { Definition, FlagName, FlagUpdate, SharedFunction } from "../isa/context.js";
 import type { I32, Int, ValType } from "../wasm/expr.js";
 import { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
+import { ColdContext, type HandlerForm } from "./cold-context.js";
+import type { Runtime } from "./runtime.js";
 
 /** A bit a flag. */
 export const FlagBit: Record<FlagName, number> = { cf: 1, pf: 2, af: 4, zf: 8, sf: 16, of: 32 };
@@ -20,6 +21,18 @@ export interface FlagEffects {
   /** It may leave before its end: a fault, an exit. */
   readonly leaves: boolean;
 }
+
+/** As one number, to be kept. */
+export const packEffects = ({ reads, sets, leaves }: FlagEffects): number =>
+  reads | (sets << EFFECT_BITS) | (leaves ? 1 << (2 * EFFECT_BITS) : 0);
+
+export const unpackEffects = (packed: number): FlagEffects => ({
+  reads: packed & ALL_FLAGS,
+  sets: (packed >> EFFECT_BITS) & ALL_FLAGS,
+  leaves: packed >> (2 * EFFECT_BITS) !== 0,
+});
+
+const EFFECT_BITS = 6;
 
 export function updatedFlags(update: FlagUpdate): number {
   let bits = 0;
