@@ -15,24 +15,27 @@ export interface GuestSpec {
   readonly memoryMiB?: number;
   /** vCPUs, one where left out. */
   readonly cpus?: number;
+  readonly disk?: { readonly file: string; readonly format: "raw" | "qcow2" };
 }
 
 export type Start = (guest: GuestSpec) => Guest;
 
 export const startNlkt =
   (tier: string): Start =>
-  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1 }) => {
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk }) => {
     const options = ["--tier", tier, "--accel", "soft", "--loglevel", "debug", "-m", `${memoryMiB}`];
     options.push("-c", `${cpus}`);
+    if (disk !== undefined) options.push("-d", `${disk.file},format=${disk.format}`);
     return new Guest(process.execPath, [NLKT, "run", ...options, "-k", kernel, "-i", initrd, "-p", "quiet"]);
   };
 
 /** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
-export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1 }) =>
+export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk }) =>
   new Guest(QEMU, [
     ...["-accel", "tcg,thread=multi", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
     ...["-smp", `${cpus}`],
     ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
+    ...(disk === undefined ? [] : ["-drive", `file=${disk.file},format=${disk.format},if=virtio`]),
     ...["-kernel", kernel, "-initrd", initrd],
     ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true })],
   ]);

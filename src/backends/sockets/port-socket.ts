@@ -1,6 +1,6 @@
 /** A console port's end on the host as a Unix socket that one program at a time connects to. */
 import type net from "node:net";
-import type { PortStream } from "../../devices/virtio/console-streams.js";
+import type { PortStream } from "../streams.js";
 import { listenAt } from "./unix-listener.js";
 
 /** Bytes read ahead of the guest. */

@@ -1,5 +1,5 @@
 /** A Unix socket that listens, and its file: taken over from a process that died, taken away at the end. */
-import { unlinkSync } from "node:fs";
+import { statSync, unlinkSync } from "node:fs";
 import net from "node:net";
 
 /** One line that names the file. */
@@ -17,7 +17,10 @@ export async function listenAt(
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw problem(path, error);
   }
-  // A file is there: of a process that listens still, or one that was killed.
+  if (statSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+    throw new SocketError(`cannot listen at ${path}: there is a file of that name`);
+  }
+  // A socket is there: of a process that listens still, or one that was killed.
   if (await isAlive(path)) throw new SocketError(`${path}: another process listens there`);
   try {
     unlinkSync(path);
@@ -50,7 +53,6 @@ function isAlive(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    // What is no socket is nobody's to remove.
     socket.once("error", ({ code }: NodeJS.ErrnoException) => resolve(code !== "ECONNREFUSED"));
   });
 }

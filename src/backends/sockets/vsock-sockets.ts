@@ -8,7 +8,7 @@
  */
 import net from "node:net";
 import type { Duplex } from "node:stream";
-import type { VsockDevice, VsockHost } from "../../devices/virtio/vsock.js";
+import type { VsockGuest, VsockHost } from "../streams.js";
 import { listenAt } from "./unix-listener.js";
 
 /** "CONNECT 4294967295\n" has 19 bytes. */
@@ -20,12 +20,12 @@ const PORTS = 2 ** 32;
 const REQUEST_MILLISECONDS = 10_000;
 
 export class VsockSockets implements VsockHost {
-  readonly #device: VsockDevice;
+  readonly #guest: VsockGuest;
   readonly #path: string;
   #server: net.Server | undefined;
 
-  constructor(device: VsockDevice, path: string) {
-    this.#device = device;
+  constructor(guest: VsockGuest, path: string) {
+    this.#guest = guest;
     this.#path = path;
   }
 
@@ -71,7 +71,7 @@ export class VsockSockets implements VsockHost {
       // What came behind the line is the stream's first data.
       const rest = line.subarray(end + 1);
       if (rest.length > 0) socket.unshift(rest);
-      this.#device.open(port, socket, (hostPort) => {
+      this.#guest.open(port, socket, (hostPort) => {
         if (hostPort === undefined) socket.destroy();
         else socket.write(`OK ${hostPort}\n`);
       });

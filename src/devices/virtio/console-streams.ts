@@ -1,20 +1,6 @@
-/** The host's end of a console port. */
+/** The machine's console as the host's end of a console port. */
+import type { PortStream } from "../../backends/streams.js";
 import type { ByteRing } from "../../memory/byte-ring.js";
-
-export interface PortStream {
-  /** Somebody is there. */
-  readonly connected: boolean;
-  /** Bytes that wait for the guest. */
-  readonly length: number;
-  /** Take out up to `limit` of them. */
-  read(limit: number): Uint8Array;
-  /** Bytes of the guest; how many were taken is returned. */
-  write(bytes: Uint8Array): number;
-  /** Call back once when `write` may take more. */
-  whenWritable(then: () => void): void;
-  /** The guest opened or closed its end. */
-  guestOpened?(open: boolean): void;
-}
 
 /** How long a wait for room in a ring lasts before it is looked at again. */
 const WAIT_MILLISECONDS = 1000;

@@ -4,12 +4,12 @@
  *
  * Queues: 0 receive and 1 transmit of port 0, 2 receive and 3 transmit of control messages, then two for each port.
  */
+import type { PortStream } from "../../backends/streams.js";
 import { array, Layout, type ViewOf } from "../../memory/layout.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { AccessSize } from "../bus.js";
 import type { Chain } from "./buffers.js";
 import { readBytes } from "./config-bytes.js";
-import type { PortStream } from "./console-streams.js";
 import { DeviceId } from "./constants.js";
 import type { DeviceType, VirtioDevice } from "./device.js";
 import type { Queue } from "./queue.js";

@@ -3,6 +3,7 @@
  * Queues: 0 receive, 1 transmit, 2 events.
  */
 import type { Duplex } from "node:stream";
+import type { VsockGuest, VsockHost } from "../../backends/streams.js";
 import { Layout, type ViewOf } from "../../memory/layout.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { AccessSize } from "../bus.js";
@@ -47,13 +48,7 @@ const VSOCK = new Layout("virtio-vsock", {
   resetEvent: "u32",
 });
 
-/** The host: what listens on the ports of CID 2. In the io Worker. */
-export interface VsockHost {
-  /** The guest asks for a stream to `port`. Call back with the socket, or with undefined where nobody listens. */
-  connect(port: number, done: (socket: Duplex | undefined) => void): void;
-}
-
-export class VsockDevice implements DeviceType {
+export class VsockDevice implements DeviceType, VsockGuest {
   readonly id = DeviceId.VSOCK;
   readonly kind = "vsock";
   readonly legacy = false;

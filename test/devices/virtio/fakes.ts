@@ -1,8 +1,7 @@
 /** What devices stand on, for tests: a disk in memory, streams, sockets. */
 import { Duplex } from "node:stream";
 import { type Disk, DiskError } from "../../../src/backends/disk/disk.js";
-import type { PortStream } from "../../../src/devices/virtio/console-streams.js";
-import type { VsockHost } from "../../../src/devices/virtio/vsock.js";
+import type { PortStream, VsockHost } from "../../../src/backends/streams.js";
 
 export class MemoryDisk implements Disk {
   readonly bytes: Uint8Array;
