@@ -181,7 +181,7 @@ static void take(u32 kind) {
     }
     case 3: {
       u32 none = 0;
-      __asm__ volatile("lock cmpxchgl %2, %1\n\tsetne %0" : "=q"(was), "+m"(lock_word), "+a"(none) : "r"(v) : "memory", "cc");
+      __asm__ volatile("lock cmpxchgl %3, %1\n\tsetne %0" : "=q"(was), "+m"(lock_word), "+a"(none) : "r"(v) : "memory", "cc");
       break;
     }
     case 4: {
