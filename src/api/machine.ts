@@ -22,6 +22,7 @@ import { type End, EndReason, type ExitStatus, exitStatus } from "../machine/exi
 import { given } from "../machine/given.js";
 import { type GuestSources, type Progress, resolveGuest } from "../machine/guest-sources.js";
 import { Instance } from "../machine/instance.js";
+import { KeptOverlays } from "../machine/kept-overlays.js";
 import { Phase } from "../machine/lifecycle.js";
 import type { LogSink } from "../machine/log.js";
 import { formatMiB } from "../machine/memory-map.js";
@@ -133,6 +134,7 @@ export class Machine {
   /** Names of the pseudo-terminals (`/dev/pts/3`) that serial ports are, by the port's number. */
   readonly ttys: ReadonlyMap<number, string>;
   readonly #ttyPorts: TtyPorts;
+  readonly #overlays: KeptOverlays;
   readonly #config: MachineConfig;
   readonly #guest: GuestSources;
   readonly #options: MachineOptions;
@@ -152,8 +154,10 @@ export class Machine {
     guest: GuestSources,
     first: Instance,
     ttyPorts: TtyPorts,
+    overlays: KeptOverlays,
   ) {
     this.#ttyPorts = ttyPorts;
+    this.#overlays = overlays;
     this.ttys = ttyPorts.names;
     this.#options = options;
     this.#config = config;
@@ -172,18 +176,21 @@ export class Machine {
    * user, where the options, the host or the files do not allow it.
    */
   static async create(options: MachineOptions = {}): Promise<Machine> {
-    const config = configOf(options);
-    checkConfig(config);
-    const { name, cpus, ramBytes } = config;
+    const wanted = configOf(options);
+    checkConfig(wanted);
+    const { name, cpus, ramBytes } = wanted;
     options.log?.("info", `${name}: ${formatMiB(ramBytes)} of memory, ${cpus} vCPU${cpus === 1 ? "" : "s"}`);
     const guest = await resolveGuest(options, options.progress, (text) => options.log?.("warning", text));
+    const overlays = new KeptOverlays(wanted);
+    const { config } = overlays;
     const ttyPorts = new TtyPorts(config.ttys);
     let machine: Machine;
     try {
       const instance = await makeInstance(config, guest, options.log, options.terminal);
-      machine = new Machine(options, config, guest, instance, ttyPorts);
+      machine = new Machine(options, config, guest, instance, ttyPorts, overlays);
     } catch (error) {
       ttyPorts.close();
+      overlays.close();
       throw error;
     }
     if (options.control === true) await machine.#register();
@@ -389,6 +396,7 @@ export class Machine {
     clearTimeout(this.#timer);
     this.#registration?.release();
     this.#ttyPorts.close();
+    this.#overlays.close();
     this.console.finish();
     this.#finish(status);
   }

@@ -45,7 +45,7 @@ export async function readVolumes(disks: readonly DiskSpec[]): Promise<Volume[]>
 }
 
 function existingOverlay(cow: DiskSpec["cow"]): { file: string; format: "qcow2" } | undefined {
-  return cow !== undefined && cow !== true && existsSync(cow.file)
+  return cow !== undefined && cow !== true && "file" in cow && existsSync(cow.file)
     ? { file: cow.file, format: "qcow2" }
     : undefined;
 }

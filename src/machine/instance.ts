@@ -22,8 +22,11 @@ import { Threads } from "./threads.js";
 
 type MachineStats = Omit<InstanceStats, keyof InstanceInfo>;
 
-/** How long a vCPU's thread may take until it gives a dump: it may be in the middle of an exit. */
-const DUMP_MILLISECONDS = 2000;
+/**
+ * How long a vCPU's thread may take until it gives a dump: it may be in the middle of an exit, or still be making its
+ * processor. Less than a client of the control socket waits (control/connection.ts).
+ */
+const DUMP_MILLISECONDS = 6000;
 
 export class Instance {
   readonly #threads: Threads;

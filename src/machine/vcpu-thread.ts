@@ -12,9 +12,9 @@ const data = workerData as ThreadData;
 await enterThread(`vcpu-${data.id}`, data, async (board) => {
   const { lifecycle, clock, guestMemory, output } = board;
   wakePunctually();
-  lifecycle.waitUntilRunning();
   const vcpu = board.vm.vcpu(data.id);
   const monitor = board.monitors[data.id];
+  // Before the first wait: a machine may be paused, and asked for a dump, before it ever ran.
   lifecycle.onAttention = () => monitor.answer(() => registerDump(vcpu, guestMemory));
   lifecycle.waitUntilRunning();
   if (data.id === 0) {

@@ -250,6 +250,8 @@ test("machines of one process have names of their own, as instances too", async 
   await instances.get(names[0]).pause();
   await machines[0].start();
   assert.equal(machines[0].info().state, "paused");
+  // Its vCPU has not run, and gives a dump all the same.
+  assert.match((await machines[0].dump())[0], /^vCPU 0:\nRAX /);
   for (const machine of machines) await machine.stop();
   assert.deepEqual(await instances.list(), []);
 });

@@ -56,7 +56,7 @@ export class Session {
     this.#counter++;
     // Not as it is typed, so that its echo is not taken for its end.
     this.type(`${text}; echo "=""END ${this.#counter} $?"\n`);
-    const [, output, status] = await this.expect(new RegExp(`([^]*)=END ${this.#counter} (\\d+)`));
+    const [, output, status] = await this.expect(new RegExp(`([\\s\\S]*)=END ${this.#counter} (\\d+)`));
     if (status !== "0") throw new Error(`${text}: status ${status}: ${output}`);
     return output;
   }

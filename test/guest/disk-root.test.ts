@@ -6,6 +6,7 @@ import {
   copyFileSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -72,6 +73,30 @@ test("the default kernel boots from the first disk by itself", { skip }, async (
   assert.match(stdout, /init of the disk: \/sbin\/init \[\] process 1/);
   assert.match(stdout, /\/dev\/vda on \/ type ext4 \(rw/);
   assert.equal(code, 0);
+});
+
+const REBOOTING_INIT = `#!/bin/sh
+if [ -e /seen ]; then
+  echo "the second time"
+  /bin/busybox poweroff -f
+fi
+echo "the first time"
+echo >/seen
+/bin/busybox sync
+/bin/busybox reboot -f
+`;
+
+test("what is written to a copy-on-write disk is there after a reboot, and not in the image", {
+  skip,
+}, async (t) => {
+  const files = await guestFiles(DEBIAN_KERNELS[0]);
+  if (typeof files === "string") return t.skip(files);
+  const image = await rootDisk(t, REBOOTING_INIT);
+  const before = readFileSync(image);
+  const { code, stdout } = await runGuest(["-d", `${image},cow`, "--on-reboot", "restart"]);
+  assert.match(stdout, /the first time.*the second time/s);
+  assert.equal(code, 0);
+  assert.ok(readFileSync(image).equals(before));
 });
 
 test("a disk of data is there in the default guest", { skip }, async (t) => {

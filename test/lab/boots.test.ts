@@ -22,7 +22,7 @@ show nproc nproc
 show memory awk '/MemTotal/ { print $2 }' /proc/meminfo
 show clocksource cat /sys/devices/system/clocksource/clocksource0/current_clocksource
 show interrupts cat /proc/interrupts
-show hypervisor dmesg -t
+show hypervisor sh -c "dmesg | grep Hypervisor"
 show end
 `;
 
@@ -94,7 +94,7 @@ describe("Debian's cloud kernel on KVM", { skip: noHardware }, () => {
       const usable = Number(section("memory")) * 1024;
       assert.ok(usable > 0.8 * memory * MIB && usable <= memory * MIB, `${usable / MIB} MiB`);
       assert.match(section("clocksource"), /^(tsc|kvm-clock)$/);
-      assert.match(section("hypervisor"), /^Hypervisor detected: KVM$/m);
+      assert.match(section("hypervisor"), /Hypervisor detected: KVM$/m);
       const timer = /^ *LOC:((?: +\d+)+)/m.exec(section("interrupts"))?.[1].trim().split(/ +/) ?? [];
       assert.equal(timer.filter((count) => Number(count) > 0).length, cpus, "each vCPU's timer ticks");
       const ours = `nlkt ${(to - from).toFixed(1)} s`;

@@ -49,8 +49,20 @@ export class HostFile {
     readonly path: string,
     readonly blockDevice: boolean,
     readonly writable: boolean,
+    /** `close` leaves it open. */
+    private readonly lent = false,
   ) {
     this.#fd = fd;
+  }
+
+  /** A file that is open for reading and writing, and stays open. */
+  static lend(descriptor: number): HostFile {
+    return new HostFile(descriptor, "temporary overlay", false, true, true);
+  }
+
+  /** Its number in this process, for `lend`. */
+  get descriptor(): number {
+    return this.#fd;
   }
 
   /** Open and lock. Throws `DiskError`. */
@@ -249,7 +261,7 @@ export class HostFile {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    closeSync(this.#fd);
+    if (!this.lent) closeSync(this.#fd);
   }
 
   #error(call: string): DiskError {

@@ -17,12 +17,17 @@ import { RawDisk } from "./raw.js";
 export const DISK_FORMATS = ["raw", "qcow2"] as const;
 export type DiskFormat = (typeof DISK_FORMATS)[number];
 
+/** An overlay that is kept from one opening of its disk to the next, in one process: a `HostFile.temporary()`. */
+export interface TemporaryOverlay {
+  readonly descriptor: number;
+}
+
 /** A plain object that can be posted to a Worker. */
 export interface DiskSpec {
   readonly file: string;
   readonly readOnly?: boolean;
   /** The file stays untouched: writes go to a temporary overlay, or to the qcow2 overlay of this name. */
-  readonly cow?: true | { readonly file: string };
+  readonly cow?: true | TemporaryOverlay | { readonly file: string };
   /** Found out from the file's first bytes where it is left out. */
   readonly format?: DiskFormat;
   /** Id or name of an internal snapshot, which is shown instead; read-only. */
@@ -174,12 +179,12 @@ export async function openDisk(spec: DiskSpec): Promise<ImageDisk> {
     return await openPlain(name, write, format, spec);
   }
   if (spec.readOnly) throw new DiskError(`${name}: ro and cow exclude each other`);
-  if (cow !== true) return await openNamedOverlay(spec, cow.file);
+  if (cow !== true && "file" in cow) return await openNamedOverlay(spec, cow.file);
   const below = await openPlain(name, false, format, spec);
   try {
-    const file = HostFile.temporary();
+    const file = cow === true ? HostFile.temporary() : HostFile.lend(cow.descriptor);
     try {
-      await createQcow2(file, { size: below.sizeBytes });
+      if (file.size() === 0) await createQcow2(file, { size: below.sizeBytes });
       return await Qcow2Disk.open(file, readHeader(file), { backing: below, volatile: true });
     } catch (error) {
       file.close();

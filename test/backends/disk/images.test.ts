@@ -4,6 +4,7 @@ import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { convertImage } from "../../../src/backends/disk/convert.js";
 import { createImage } from "../../../src/backends/disk/create-image.js";
+import { HostFile } from "../../../src/backends/disk/host-file.js";
 import { checkImage, imageChain, imageInfo } from "../../../src/backends/disk/image-info.js";
 import { parseBytes, parseImageOptions } from "../../../src/backends/disk/image-options.js";
 import { openDisk } from "../../../src/backends/disk/open-disk.js";
@@ -184,6 +185,24 @@ test("cow=FILE: an overlay that is made once and used again", { skip: NO_QEMU_IM
   );
   await assert.rejects(openDisk({ file: file("none"), cow: { file: file("new") } }), /none: no such file/);
   assert.ok(!existsSync(file("new")));
+});
+
+test("a temporary overlay that is kept has its contents when it is opened again", async (t) => {
+  const file = scratch(t);
+  writeFileSync(file("base"), Buffer.alloc(2 ** 20, "base"));
+  const overlay = HostFile.temporary();
+  const spec = { file: file("base"), cow: { descriptor: overlay.descriptor } };
+  const first = await openDisk(spec);
+  first.write(4, Buffer.from("over"));
+  first.writeZeroes(2 ** 19, 2 ** 18, true);
+  first.close();
+  const second = await openDisk(spec);
+  const bytes = contents(second);
+  assert.equal(bytes.toString("latin1", 0, 12), "baseoverbase");
+  assert.ok(bytes.subarray(2 ** 19, 2 ** 19 + 2 ** 18).every((byte) => byte === 0));
+  second.close();
+  overlay.close();
+  assert.equal(readFileSync(file("base"), "latin1").slice(0, 12), "basebasebase");
 });
 
 test("lazy refcounts: what a killed QEMU left behind is put in order", { skip: NO_QEMU_IMG }, async (t) => {

@@ -42,7 +42,7 @@ export interface Qcow2Options {
   readonly snapshot?:
     | { readonly l1Offset: number; readonly l1Entries: number; readonly size: number }
     | undefined;
-  /** Nothing needs to survive: no flush does anything. */
+  /** Nothing needs to survive this process: no flush does anything. */
   readonly volatile?: boolean;
 }
 
@@ -430,7 +430,9 @@ export class Qcow2Disk implements ImageDisk {
     if (this.#closed) return;
     this.#closed = true;
     try {
-      this.flush();
+      // A volatile image may be opened again as well.
+      if (this.#volatile) this.#commit();
+      else this.flush();
     } finally {
       this.file.close();
       this.backing?.close();

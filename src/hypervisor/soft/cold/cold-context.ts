@@ -362,6 +362,10 @@ export class ColdContext implements InstrContext {
     this.f.storeV128(this.cpu, value, xmmOffset(n));
   }
 
+  withVectorsInState(body: () => void): void {
+    body();
+  }
+
   protected trap(field: number): void {
     const trap = load32(this.cpu, field);
     this.f.if(trap, () => {

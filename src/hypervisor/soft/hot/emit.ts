@@ -137,9 +137,11 @@ class RegionEmitter {
     const { f, state, cpu } = this;
     const last = from.instructions[from.instructions.length - 1];
     if (block !== undefined && this.#flow.canBranch(from.id, block.id)) {
-      if (stale) this.#leaveIfStale(base, at);
+      // A far branch has set its block's base; the edge's own may be at another distance now.
+      const rip = () => this.#rip(block.base, block.base === base ? at : block.at);
+      if (stale) f.if(state.stale.get, () => state.jump(rip()));
       if (this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
-        f.if(load32(cpu, O.poll), () => state.jump(this.#rip(base, at)));
+        f.if(load32(cpu, O.poll), () => state.jump(rip()));
       }
       if (block.base !== base) {
         // The far branch has checked the page, and set the base.

@@ -5,9 +5,10 @@
 import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
 import { type Runtime, StoreMiss } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
-import { DTLB_ENTRIES, Dtlb, gprOffset, Leave, O, Rec } from "../vcpu-state.js";
+import { DTLB_ENTRIES, Dtlb, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
 import { I32, I64, type Int, load32, load64, loadV128, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/module.js";
+import { lane, lane64 } from "../wasm/simd.js";
 import type { Instruction } from "./region.js";
 import { RegionFlags } from "./region-flags.js";
 
@@ -16,6 +17,9 @@ const GUESS_COUNT_BITS = 24;
 /** Wrong guesses until a region is first made anew, log2. */
 const FIRST_DOUBT_BITS = 8;
 
+/** XMM registers. */
+const VECTORS = 16;
+
 /** A definition does what the hot tier cannot express: the instruction stays with the cold tier. */
 export class NotTranslatable extends Error {}
 
@@ -23,6 +27,8 @@ export class NotTranslatable extends Error {}
 export class RegionState {
   readonly gprs: (Local<"i64"> | undefined)[] = [];
   readonly written = new Set<number>();
+  readonly #vectors: (Local<"v128"> | undefined)[] = [];
+  readonly #vectorsWritten = new Set<number>();
   readonly dtlb: Local<"i32">;
   readonly pageRip: Local<"i64">;
   /** Not zero: a store changed code, and the region has to be left. */
@@ -58,6 +64,24 @@ export class RegionState {
   setGpr(n: number, value: I64): void {
     this.written.add(n);
     this.f.set(this.gpr(n), value);
+  }
+
+  vector(n: number): Local<"v128"> {
+    this.#vectors[n] ??= this.f.local("v128");
+    return this.#vectors[n];
+  }
+
+  setVector(n: number, value: V128): void {
+    this.#vectorsWritten.add(n);
+    this.f.set(this.vector(n), value);
+  }
+
+  /** What `body` does to the XMM registers in the vCPU's state is done to the region's. */
+  withVectorsInState(body: () => void): void {
+    const { f, cpu } = this;
+    for (let n = 0; n < VECTORS; n++) f.storeV128(cpu, this.vector(n).get, xmmOffset(n));
+    body();
+    for (let n = 0; n < VECTORS; n++) this.setVector(n, loadV128(cpu, xmmOffset(n)));
   }
 
   leave(): void {
@@ -102,6 +126,7 @@ export class RegionState {
   /** The guest's registers and flags to the vCPU's state. */
   spill(): void {
     for (const n of this.written) this.f.store64(this.cpu, this.gpr(n).get, gprOffset(n));
+    for (const n of this.#vectorsWritten) this.f.storeV128(this.cpu, this.vector(n).get, xmmOffset(n));
     this.flags.spill();
   }
 
@@ -114,6 +139,9 @@ export class RegionState {
       this.gprs.forEach((local, n) => {
         if (local !== undefined) f.set(local, load64(cpu, gprOffset(n)));
       });
+      this.#vectors.forEach((local, n) => {
+        if (local !== undefined) f.set(local, loadV128(cpu, xmmOffset(n)));
+      });
       this.flags.loadAtStart();
     });
   }
@@ -122,6 +150,11 @@ export class RegionState {
 /** Number of the general register at a state offset, or −1; the high byte registers are one byte further. */
 function gprNumber(offset: number): number {
   return offset >= O.gpr && offset < O.gpr + 128 ? (offset - O.gpr) >> 3 : -1;
+}
+
+/** Number of the XMM register at a state offset, or −1. */
+function vectorNumber(offset: number): number {
+  return offset >= O.xmm && offset < O.xmm + 16 * VECTORS ? (offset - O.xmm) >> 4 : -1;
 }
 
 export class HotContext extends ColdContext {
@@ -188,7 +221,7 @@ export class HotContext extends ColdContext {
 
   override registerAddress(i: number): I32 {
     const offset = this.instruction.registers[i];
-    if (gprNumber(offset) >= 0)
+    if (gprNumber(offset) >= 0 || vectorNumber(offset) >= 0)
       throw new NotTranslatable(`${this.instruction.row.mnemonic}: address of a register`);
     return this.cpu.add(offset);
   }
@@ -208,6 +241,9 @@ export class HotContext extends ColdContext {
       const offset = this.instruction.registers[i];
       const n = gprNumber(offset);
       if (n >= 0) return this.#readGpr(n, size as OperandSize, (offset & 1) !== 0);
+      const vector = vectorNumber(offset);
+      if (vector >= 0 && size === 8) return this.f.let(lane64(this.region.vector(vector).get, 0));
+      if (vector >= 0 && size === 4) return this.f.let(lane("i32x4", this.region.vector(vector).get, 0));
     }
     return super.read(i);
   }
@@ -223,6 +259,28 @@ export class HotContext extends ColdContext {
       }
     }
     super.write(i, value);
+  }
+
+  override readVector(i: number, aligned = false): V128 {
+    const n = this.#vectorOperand(i);
+    return n < 0 ? super.readVector(i, aligned) : this.xmm(n);
+  }
+  override writeVector(i: number, value: V128, aligned = false): void {
+    const n = this.#vectorOperand(i);
+    if (n < 0) super.writeVector(i, value, aligned);
+    else this.setXmm(n, value);
+  }
+  override xmm(n: number): V128 {
+    return this.f.let(this.region.vector(n).get);
+  }
+  override setXmm(n: number, value: V128): void {
+    this.region.setVector(n, value);
+  }
+  override withVectorsInState(body: () => void): void {
+    this.region.withVectorsInState(body);
+  }
+  #vectorOperand(i: number): number {
+    return this.operands[i].kind === "reg" ? vectorNumber(this.instruction.registers[i]) : -1;
   }
 
   #readGpr(n: number, size: OperandSize, high: boolean): Int {

@@ -107,6 +107,8 @@ export interface InstrContext {
   /** XMM register `n` where the instruction fixes it (BLENDV, PCMPxSTRM). */
   xmm(n: number): V128;
   setXmm(n: number, value: V128): void;
+  /** Run `body`, which reads or writes XMM registers where they are in the vCPU's state, and not through this context. */
+  withVectorsInState(body: () => void): void;
   /** #UD or #NM where SSE, x87 or MMX must not run now (SDM vol. 3A, tables 2-2 and 13-1). First thing in a definition. */
   requireSse(): void;
   requireFpu(): void;

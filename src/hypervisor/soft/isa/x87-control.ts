@@ -167,7 +167,7 @@ export const fxsave: Definition = (x) => {
   checkFxArea(x);
   // The whole area has to be there, though its end is left alone.
   probeIfCrossing(x, x.address(0), FX_AREA);
-  x.f.callVoid(x.shared(fxsaveImage), x.cpu, wideFx(x));
+  x.withVectorsInState(() => x.f.callVoid(x.shared(fxsaveImage), x.cpu, wideFx(x)));
   storeImage(x, x.address(0), I32.const(fxBytes(x)), 8);
 };
 
@@ -177,5 +177,7 @@ export const fxrstor: Definition = (x) => {
   x.f.drop(x.load(1, x.address(0).add(FX_AREA - 1)));
   loadImage(x, x.address(0), I32.const(fxBytes(x)), 8);
   x.faultIf(load32(x.cpu, O.fpImage + Fxsave.MXCSR).and(~MXCSR_WRITABLE), Vector.GP, 0);
-  x.f.callVoid(x.shared(fxrstorImage), x.cpu, wideFx(x), I32.const(fxBytes(x) - Fxsave.XMM));
+  x.withVectorsInState(() =>
+    x.f.callVoid(x.shared(fxrstorImage), x.cpu, wideFx(x), I32.const(fxBytes(x) - Fxsave.XMM)),
+  );
 };
