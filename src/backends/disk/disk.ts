@@ -34,6 +34,12 @@ export interface Disk {
   read(offset: number, target: Uint8Array): void;
   /** Throws `DiskError`, when the range holds old data, new data or some of both. */
   write(offset: number, source: Uint8Array): void;
+  /**
+   * As `read` and `write`, of 1 to 1024 views of one buffer, one after the other, where a disk can do it in one call. Their lengths
+   * add up to what is inside the disk.
+   */
+  readVectors?(offset: number, targets: readonly Uint8Array[]): void;
+  writeVectors?(offset: number, sources: readonly Uint8Array[]): void;
   /** When it returns, everything written before survives the end of this process and of the host. Throws `DiskError`. */
   flush(): void;
   /** The range's contents are no longer wanted; they may read as anything that was there, or zeros. */

@@ -3,6 +3,14 @@ import koffi from "koffi";
 
 const libc = koffi.load(null);
 
+/** preadv(2) and pwritev(2); `vectors` are `struct iovec`s. */
+type Vectored = (fd: number, vectors: BigUint64Array, count: number, offset: number) => number;
+
+/** Address in this process of the first byte of `buffer`. */
+export function addressOf(buffer: ArrayBufferLike): bigint {
+  return koffi.address(new Uint8Array(buffer));
+}
+
 export const calls = {
   pread: libc.func("int64_t pread(int, void *, size_t, int64_t)") as (
     fd: number,
@@ -16,6 +24,8 @@ export const calls = {
     length: number,
     offset: number,
   ) => number,
+  preadv: libc.func("int64_t preadv(int, const void *, int, int64_t)") as Vectored,
+  pwritev: libc.func("int64_t pwritev(int, const void *, int, int64_t)") as Vectored,
   fdatasync: libc.func("int fdatasync(int)") as (fd: number) => number,
   fallocate: libc.func("int fallocate(int, int, int64_t, int64_t)") as (
     fd: number,

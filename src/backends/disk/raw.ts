@@ -52,6 +52,25 @@ export class RawDisk implements ImageDisk {
     this.#dirty = true;
   }
 
+  readVectors(offset: number, targets: readonly Uint8Array[]): void {
+    checkRange(this, offset, sum(targets));
+    this.file.readVectors(offset, targets);
+  }
+
+  writeVectors(offset: number, sources: readonly Uint8Array[]): void {
+    checkRange(this, offset, sum(sources));
+    this.#writable();
+    if (this.guessed && offset < GUESSED_MAGIC.length) {
+      for (const source of sources) {
+        this.write(offset, source);
+        offset += source.length;
+      }
+      return;
+    }
+    this.file.writeVectors(offset, sources);
+    this.#dirty = true;
+  }
+
   #checkFormat(offset: number, source: Uint8Array): void {
     const start = new Uint8Array(GUESSED_MAGIC.length);
     this.file.read(0, start);
@@ -94,6 +113,10 @@ export class RawDisk implements ImageDisk {
       this.file.close();
     }
   }
+}
+
+function sum(views: readonly Uint8Array[]): number {
+  return views.reduce((length, view) => length + view.length, 0);
 }
 
 /** Whether all bytes are zero. */
