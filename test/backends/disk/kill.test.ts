@@ -20,7 +20,9 @@ const MAX_MILLISECONDS = 40;
 /** What each block may contain: numbers of writes. */
 class Expected {
   readonly #certain = new Uint32Array(SIZE / BLOCK);
-  /** Writes that were not flushed. */
+  /** Blocks that a write was interrupted in, with what their sectors have, until they are written again and flushed. */
+  readonly #torn = new Map<number, Set<number>>();
+  /** Blocks written since the last flush: what was certain, or torn, and these writes. */
   readonly #possible = new Map<number, Set<number>>();
   readonly #last = new Uint32Array(SIZE / BLOCK);
 
@@ -31,7 +33,10 @@ class Expected {
       const count = log.readUInt32LE(at + 4);
       const sequence = log.readUInt32LE(at + 8);
       if (block === FLUSHED) {
-        for (const index of this.#possible.keys()) this.#certain[index] = this.#last[index];
+        for (const index of this.#possible.keys()) {
+          this.#certain[index] = this.#last[index];
+          this.#torn.delete(index);
+        }
         this.#possible.clear();
         continue;
       }
@@ -45,7 +50,7 @@ class Expected {
   #allowed(block: number): Set<number> {
     let allowed = this.#possible.get(block);
     if (allowed === undefined) {
-      allowed = new Set([this.#certain[block]]);
+      allowed = new Set(this.#torn.get(block) ?? [this.#certain[block]]);
       this.#possible.set(block, allowed);
     }
     return allowed;
@@ -54,7 +59,7 @@ class Expected {
   /** Compare with the disk, which is what is certain from then on, but where a write was interrupted half-way. */
   check(disk: Buffer): void {
     for (let block = 0; block < SIZE / BLOCK; block++) {
-      const allowed = this.#possible.get(block);
+      const allowed = this.#possible.get(block) ?? this.#torn.get(block);
       const found = new Set<number>();
       for (let at = block * BLOCK; at < (block + 1) * BLOCK; at += 512) {
         const number = disk.readUInt32LE(at);
@@ -66,9 +71,10 @@ class Expected {
           assert.fail(`block ${block} has write ${sequence} of block ${number}, and should have ${wanted}`);
         }
       }
-      if (found.size > 1) this.#possible.set(block, found);
+      this.#possible.delete(block);
+      if (found.size > 1) this.#torn.set(block, found);
       else {
-        this.#possible.delete(block);
+        this.#torn.delete(block);
         this.#certain[block] = [...found][0];
         this.#last[block] = this.#certain[block];
       }
