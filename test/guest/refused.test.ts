@@ -38,8 +38,8 @@ describe("what cannot be booted", { concurrency: 2 }, () => {
   ]);
   refused(
     "a kernel without its last byte",
-    /short: truncated kernel: its last byte is missing/,
-    ({ kernel }) => ["-k", file("short", readFileSync(kernel).subarray(0, -1))],
+    /almost: truncated kernel: its last byte is missing/,
+    ({ kernel }) => ["-k", file("almost", readFileSync(kernel).subarray(0, -1))],
   );
   refused("a corrupt kernel", /corrupt: broken kernel: the lz4 data in it: /, ({ kernel }) => {
     const bytes = readFileSync(kernel);
