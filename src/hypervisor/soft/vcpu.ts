@@ -83,8 +83,8 @@ import {
 
 const PAGE = 4096;
 /** How often a branch in a page is taken, or a jump arrives, until its target is translated. */
-const HOT_BRANCHES = 10_000;
-const HOT_ARRIVALS = 6000;
+const HOT_BRANCHES = 30_000;
+const HOT_ARRIVALS = 20_000;
 /** KVM_X86_SHADOW_INT_STI and KVM_X86_SHADOW_INT_MOV_SS by `Shadow`. */
 const SHADOW_EVENT = [0, 2, 1];
 /** SYSCALL and SYSRET see to single-stepping themselves. */
