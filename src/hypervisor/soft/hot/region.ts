@@ -19,8 +19,8 @@ import { CodeMode, O, RECORD_SIZE, Rec } from "../vcpu-state.js";
 
 const PAGE = 4096;
 /** Of a region: what it may grow to. */
-const MAX_INSTRUCTIONS = 500;
-const MAX_BLOCKS = 160;
+const MAX_INSTRUCTIONS = 160;
+const MAX_BLOCKS = 80;
 /** Calls within calls. */
 const MAX_DEPTH = 5;
 /** Instructions that must be left for a call to be taken in. */
