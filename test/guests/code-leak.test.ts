@@ -111,7 +111,7 @@ const OTHER_INSTANCES = 32;
 const LOADS: readonly Load[] = [
   { tier: "hot", what: "written over", image: rewriting, functions: 1500, pages: 16, rounds: 20 },
   { tier: "hot", what: "mapped at one address", image: remapping, functions: 1000, pages: 16, rounds: 20 },
-  { tier: "auto", what: "written over", image: rewriting, functions: 600, pages: 8, rounds: 30_000 },
+  { tier: "auto", what: "written over", image: rewriting, functions: 600, pages: 8, rounds: 60_000 },
   { tier: "cold", what: "written over", image: rewriting, functions: 100_000, pages: 256, rounds: 2 },
 ];
 
