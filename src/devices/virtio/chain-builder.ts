@@ -3,6 +3,7 @@ import type { GuestMemory, GuestPhysical } from "../../memory/guest-memory.js";
 import { type SharedMemory, WASM_MEMORY_LIMIT } from "../../memory/shared-memory.js";
 import { Chain } from "./buffers.js";
 import { VirtioError } from "./constants.js";
+import { wide } from "./ring.js";
 
 /** Descriptor flags, VIRTIO 2.7.5 and 2.8.13. */
 export const DescriptorFlag = { NEXT: 1, WRITE: 2, INDIRECT: 4 } as const;
@@ -55,6 +56,13 @@ export class ChainBuilder {
   area(address: number, length: number, what: string): Area {
     const location = this.#locate(address, length, what);
     return { memory: this.memory.memoryAt(location), at: location % WASM_MEMORY_LIMIT, location };
+  }
+
+  /** A part of the ring, where the driver's registers have it. Throws `VirtioError` where that is no place for it. */
+  ringArea(address: Uint32Array, bytes: number, align: number, what: string): Area {
+    const at = wide(address);
+    if (at % align !== 0) throw new VirtioError(`${what} not aligned to ${align}`);
+    return this.area(at, bytes, what);
   }
 
   #locate(address: number, length: number, what: string): number {

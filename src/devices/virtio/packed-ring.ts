@@ -10,7 +10,7 @@
 import type { Chain } from "./buffers.js";
 import { type Area, ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
 import { MAX_QUEUE_SIZE, VirtioError } from "./constants.js";
-import { passes, type Ring, type RingOptions, type VirtqueueState, wide } from "./ring.js";
+import { passes, type Ring, type RingOptions, type VirtqueueState } from "./ring.js";
 
 const AVAIL = 1 << 7;
 const USED = 1 << 15;
@@ -44,15 +44,9 @@ export class PackedRing implements Ring {
     // VIRTIO 2.8.10.1: any size up to 2^15.
     if (size < 1 || size > MAX_QUEUE_SIZE) throw new VirtioError(`a packed queue of ${size} entries`);
     this.#size = size;
-    this.#ring = this.#area(state.descriptors, DESCRIPTOR_SIZE * size, 16, "descriptor area");
-    this.#driverEvent = this.#area(state.driver, EVENT_SIZE, 4, "driver area");
-    this.#deviceEvent = this.#area(state.device, EVENT_SIZE, 4, "device area");
-  }
-
-  #area(address: Uint32Array, bytes: number, align: number, what: string): Area {
-    const at = wide(address);
-    if (at % align !== 0) throw new VirtioError(`${what} not aligned to ${align}`);
-    return this.#builder.area(at, bytes, what);
+    this.#ring = this.#builder.ringArea(state.descriptors, DESCRIPTOR_SIZE * size, 16, "descriptor area");
+    this.#driverEvent = this.#builder.ringArea(state.driver, EVENT_SIZE, 4, "driver area");
+    this.#deviceEvent = this.#builder.ringArea(state.device, EVENT_SIZE, 4, "device area");
   }
 
   /** Flags of the entry at `position`. */

@@ -10,7 +10,7 @@
 import type { Chain } from "./buffers.js";
 import { type Area, ChainBuilder, DESCRIPTOR_SIZE, DescriptorFlag } from "./chain-builder.js";
 import { MAX_QUEUE_SIZE, VirtioError } from "./constants.js";
-import { passes, type Ring, type RingOptions, type VirtqueueState, wide } from "./ring.js";
+import { passes, type Ring, type RingOptions, type VirtqueueState } from "./ring.js";
 
 /** Offsets in both rings. */
 const INDEX = 2;
@@ -47,16 +47,14 @@ export class SplitRing implements Ring {
     }
     this.#size = size;
     this.#usedBytes = ENTRIES + USED_ENTRY_SIZE * size + 2;
-    this.#descriptors = this.#area(state.descriptors, DESCRIPTOR_SIZE * size, 16, "descriptor area");
-    this.#available = this.#area(state.driver, ENTRIES + 2 * size + 2, 2, "driver area");
-    this.#used = this.#area(state.device, this.#usedBytes, 4, "device area");
-  }
-
-  /** VIRTIO 2.7.1 (table): alignment of the areas. */
-  #area(address: Uint32Array, bytes: number, align: number, what: string): Area {
-    const at = wide(address);
-    if (at % align !== 0) throw new VirtioError(`${what} not aligned to ${align}`);
-    return this.#builder.area(at, bytes, what);
+    this.#descriptors = this.#builder.ringArea(
+      state.descriptors,
+      DESCRIPTOR_SIZE * size,
+      16,
+      "descriptor area",
+    );
+    this.#available = this.#builder.ringArea(state.driver, ENTRIES + 2 * size + 2, 2, "driver area");
+    this.#used = this.#builder.ringArea(state.device, this.#usedBytes, 4, "device area");
   }
 
   get #availableIndex(): number {
