@@ -56,8 +56,6 @@ import {
   Counter,
   Eflags,
   FAULT_NO_ERROR_CODE,
-  FTLB_ENTRIES,
-  Ftlb,
   HOT_COUNTERS,
   HOT_COUNTERS_OFFSET,
   Leave,
@@ -71,14 +69,10 @@ import {
   SCRATCH_RECORDS_OFFSET,
   Seg,
   Shadow,
-  TLB_LOG_ENTRIES,
-  TLB_LOG_OFFSET,
-  TlbFlag,
   VCPU_BYTES,
   VCPU_STATE,
   type VcpuState,
   Vector,
-  WALK_WRITABLE,
 } from "./vcpu-state.js";
 
 const PAGE = 4096;
@@ -516,7 +510,6 @@ export class SoftVcpu implements Vcpu {
     } catch (thrown) {
       return this.#thrown(thrown);
     }
-    const flags = s.walkFlags & ~WALK_WRITABLE;
     if (parts.access.linear(physicalAddress) < 0) {
       // Code in device memory: nothing that this machine has.
       this.exit.detail = INTERNAL_ERROR_EMULATION;
@@ -525,33 +518,17 @@ export class SoftVcpu implements Vcpu {
     const page = Math.floor(physicalAddress / PAGE);
     const offset = physicalAddress % PAGE;
     const mode = s.codeMode;
-    let codePage = parts.cache.codePage(page, mode);
+    const codePage = parts.cache.codePage(page, mode);
     if (this.#memory.u32[(codePage + CodePage.index + 4 * offset) >>> 2] === 0) {
       if (!parts.cache.decodeRun(page, offset, mode)) {
-        codePage = parts.cache.codePage(page, mode);
+        parts.cache.codePage(page, mode);
         parts.cache.decodeRun(page, offset, mode);
       }
     }
-    this.#fillFtlb(linear, codePage, flags);
     if (this.vm.options.tier === "hot" && mode === CodeMode.LONG64) {
       parts.hot?.translate({ page, rip: s.rip, record: parts.cache.knownRecord(page, offset, mode) });
     }
     return undefined;
-  }
-
-  #fillFtlb(linear: bigint, codePage: number, flags: number): void {
-    const slot = Number((linear >> 12n) & BigInt(FTLB_ENTRIES - 1));
-    const entry = this.#s.ftlb + slot * Ftlb.size;
-    this.#memory.u64[(entry + Ftlb.tag) >>> 3] = linear & ~0xfffn;
-    this.#memory.u32[(entry + Ftlb.codePage) >>> 2] = codePage;
-    this.#memory.u32[(entry + Ftlb.flags) >>> 2] = flags;
-    if ((flags & TlbFlag.GLOBAL) === 0) {
-      const { tlbLogged, address } = this.#s;
-      if (tlbLogged < TLB_LOG_ENTRIES)
-        this.#memory.u32[(address + TLB_LOG_OFFSET + 4 * tlbLogged) >>> 2] = entry;
-      this.#s.tlbLogged = tlbLogged + 1;
-    }
-    if ((flags & TlbFlag.LARGE) !== 0) this.#s.largePages = ~0n;
   }
 
   /**
@@ -560,7 +537,7 @@ export class SoftVcpu implements Vcpu {
    */
   #cross(parts: Parts): ExitReason | undefined {
     const s = this.#s;
-    const { access, cache, decoder } = parts;
+    const { access, cache, decoder, wasm } = parts;
     s.leave = Leave.NONE;
     const next = (s.rip & ~0xfffn) + BigInt(PAGE);
     if (s.codeMode !== CodeMode.LONG64) return this.#step(parts);
@@ -571,10 +548,10 @@ export class SoftVcpu implements Vcpu {
       const kind = AccessKind.FETCH | access.userKind;
       const page = Math.floor(access.physical(s.rip, kind) / PAGE);
       const nextPage = Math.floor(access.physical(next, kind) / PAGE);
-      const flags = s.walkFlags & ~WALK_WRITABLE;
       if (access.linear(nextPage * PAGE) < 0) return this.#step(parts);
-      const codePage = cache.codePage(nextPage, s.codeMode);
-      this.#fillFtlb(next, codePage, flags);
+      cache.codePage(nextPage, s.codeMode);
+      // The guard of the records looks for the page in the fetch TLB.
+      wasm.lookup(s.address, BigInt.asIntN(64, next));
       const offset = Number(s.rip & 0xfffn);
       if (!cache.writeCrossing(page, offset, nextPage, s.codeMode)) return this.#step(parts);
       return undefined;

@@ -3,21 +3,15 @@
  * either side and hits the TLB.
  */
 import type { SharedFunction } from "../isa/context.js";
-import { DTLB_ENTRIES, Dtlb, Eflags, gprOffset, O } from "../vcpu-state.js";
+import { dataTlbEntry } from "../mmu/tlb-entry.js";
+import { Dtlb, Eflags, gprOffset, O } from "../vcpu-state.js";
 import { I32, I64, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
 
 function probe(f: FunctionBuilder, cpu: I32, va: I64, tag: number, miss: () => void): I32 {
-  const entry = f.let(
-    load32(cpu, O.dtlb).add(
-      va
-        .shrU(12 - Math.log2(Dtlb.size))
-        .toI32()
-        .and((DTLB_ENTRIES - 1) * Dtlb.size),
-    ),
-  );
+  const entry = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
   f.if(load64(entry, tag).ne(va.and(~0xfff)), miss);
   return f.let(va.toI32().add(load32(entry, Dtlb.addend)));
 }

@@ -11,13 +11,13 @@ import type {
   OperandSize,
   SharedFunction,
 } from "../isa/context.js";
+import { dataTlbEntry } from "../mmu/tlb-entry.js";
 import { alignedLocked, lockBus, unlockBus } from "../smp/bus-lock.js";
 import { SystemDetail, systemOperationNumber } from "../system/operation-names.js";
 import {
   AccessKind,
   Cr4,
   DTLB_BYTES,
-  DTLB_ENTRIES,
   Dtlb,
   Eflags,
   FAULT_NO_ERROR_CODE,
@@ -388,17 +388,15 @@ export class ColdContext implements InstrContext {
 
   // --- memory ---
 
+  /** Address of the data TLB in use. */
+  protected get dataTlb(): I32 {
+    return load32(this.cpu, O.dtlb);
+  }
+
   /** Emit a TLB probe of `bytes` at `va`: `hit` gets the linear-memory address. */
   protected probe(va: I64, bytes: number, tag: number, hit: (at: I32) => void, miss: () => void): void {
     const { f } = this;
-    const entry = f.let(
-      load32(this.cpu, O.dtlb).add(
-        va
-          .shrU(12 - Math.log2(Dtlb.size))
-          .toI32()
-          .and((DTLB_ENTRIES - 1) * Dtlb.size),
-      ),
-    );
+    const entry = f.let(dataTlbEntry(this.dataTlb, va));
     // An access that crosses into the next page compares that page with this one's entry, and misses.
     f.if(
       load64(entry, tag).eq(va.add(bytes - 1).and(PAGE_MASK)),
@@ -446,18 +444,21 @@ export class ColdContext implements InstrContext {
       size,
       Dtlb.writeTag,
       (at) => storeInt(f, size, at, fixed),
-      () => {
-        f.callVoid(
-          this.runtime.slowStore,
-          this.cpu,
-          this.rec,
-          va,
-          I32.const(size | (kind << 8)),
-          fixed.toI64U(),
-        );
-        this.slowStoreDone();
-      },
+      () => this.missStore(va, size | (kind << 8), fixed),
     );
+  }
+
+  /** Store past the TLB. `info`: bytes, and the access's kind above them. */
+  protected missStore(va: I64, info: number, value: Int): void {
+    const { f, cpu, rec, runtime } = this;
+    f.callVoid(runtime.slowStore, cpu, rec, va, I32.const(info), value.toI64U());
+    this.slowStoreDone();
+  }
+
+  /** Store the 16 bytes in state.scratch past the TLB. */
+  protected missStoreVector(va: I64): void {
+    this.f.callVoid(this.runtime.slowStoreBytes, this.cpu, this.rec, va, I32.const(16));
+    this.slowStoreDone();
   }
 
   load(size: OperandSize, address: I64): Int {
@@ -508,8 +509,7 @@ export class ColdContext implements InstrContext {
       (at) => f.storeV128(at, fixed),
       () => {
         f.storeV128(this.cpu, fixed, O.scratch);
-        f.callVoid(this.runtime.slowStoreBytes, this.cpu, this.rec, va, I32.const(16));
-        this.slowStoreDone();
+        this.missStoreVector(va);
       },
     );
   }

@@ -3,6 +3,7 @@
  * are emitted into the module before the handlers. Functions named in `Imports` are TypeScript's (see cold/host.ts).
  */
 import type { SharedFunction } from "../isa/context.js";
+import { dataTlbEntry, fetchTlbEntry } from "../mmu/tlb-entry.js";
 import { defineWalk, noteFilled, type WalkFunctions } from "../mmu/walk.js";
 import {
   Access,
@@ -14,10 +15,8 @@ import {
   CodePage,
   Counter,
   Cr0,
-  DTLB_ENTRIES,
   Dtlb,
   FAULT_NO_ERROR_CODE,
-  FTLB_ENTRIES,
   Ftlb,
   HOT_COUNTERS,
   Leave,
@@ -190,15 +189,7 @@ export class Runtime {
         const reach = rip.add(PAGE - 1 + MAX_INSTRUCTION_BYTES).sub(linear.get.and(PAGE - 1));
         f.if(reach.gtU(load32U64(cpu, O.segLimit + 4 * Seg.CS)), () => f.return(I32.const(0)));
       });
-      const entry = f.let(
-        load32(cpu, O.ftlb).add(
-          linear.get
-            .shrU(12)
-            .toI32()
-            .and(FTLB_ENTRIES - 1)
-            .shl(Math.log2(Ftlb.size)),
-        ),
-      );
+      const entry = f.let(fetchTlbEntry(load32(cpu, O.ftlb), linear.get));
       f.if(load64(entry, Ftlb.tag).ne(linear.get.and(PAGE_MASK)), () =>
         f.if(f.call(this.#refillFtlb, cpu, linear.get, entry).eqz(), () => f.return(I32.const(0))),
       );
@@ -378,15 +369,7 @@ export class Runtime {
   #defineFill() {
     return this.module.func("fillDtlb", ["i32", "i64", "i32"], undefined, (f, cpu, va, entry) => {
       f.if(load32(cpu, O.noFill), () => f.return());
-      const at = f.let(
-        load32(cpu, O.dtlb).add(
-          va
-            .shrU(12)
-            .toI32()
-            .and(DTLB_ENTRIES - 1)
-            .shl(Math.log2(Dtlb.size)),
-        ),
-      );
+      const at = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
       const page = f.let(va.and(PAGE_MASK));
       const flags = f.let(load32(cpu, O.walkFlags));
       const slowWrites = PhysFlag.READONLY | PhysFlag.LOG_DIRTY;

@@ -1,5 +1,6 @@
 /** Handlers that are no instructions: effective addresses, ends of runs and pages, records gone stale. */
-import { FTLB_ENTRIES, Ftlb, Leave, O, RECORD_SIZE, Rec, Vector } from "../vcpu-state.js";
+import { fetchTlbEntry } from "../mmu/tlb-entry.js";
+import { Ftlb, Leave, O, RECORD_SIZE, Rec, Vector } from "../vcpu-state.js";
 import { I32, I64, load16U, load32, load64 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import { type Runtime, recordRip } from "./runtime.js";
@@ -99,15 +100,7 @@ export function defineSpecialHandlers(runtime: Runtime): FuncRef[] {
     CROSS: handler("cross", leave(Leave.CROSS)),
     CROSS_GUARD: handler("crossGuard", (f, cpu, rec) => {
       const page = f.let(load64(cpu, O.pageRip).add(4096));
-      const entry = f.let(
-        load32(cpu, O.ftlb).add(
-          page
-            .shrU(12)
-            .toI32()
-            .and(FTLB_ENTRIES - 1)
-            .shl(Math.log2(Ftlb.size)),
-        ),
-      );
+      const entry = f.let(fetchTlbEntry(load32(cpu, O.ftlb), page));
       const same = load64(entry, Ftlb.tag)
         .eq(page)
         .and(load32(entry, Ftlb.codePage).eq(load32(rec, Rec.link)));

@@ -1,6 +1,7 @@
 /** Emits a region as one WebAssembly function of (cpu, record), the type of the cold tier's handlers. */
 import type { Runtime } from "../cold/runtime.js";
-import { FTLB_ENTRIES, Ftlb, O } from "../vcpu-state.js";
+import { fetchTlbEntry } from "../mmu/tlb-entry.js";
+import { Ftlb, O } from "../vcpu-state.js";
 import { type I32, I64, load32, load64 } from "../wasm/expr.js";
 import { type FuncRef, FunctionBuilder, type Local, type ModuleBuilder } from "../wasm/module.js";
 import { HotContext, NotTranslatable, RegionState } from "./hot-context.js";
@@ -16,8 +17,6 @@ import {
 } from "./region.js";
 import type { FlagKnowledge } from "./region-flags.js";
 import { analyse, emitStructure, type Flow, type Graph } from "./structure.js";
-
-const PAGE_SHIFT = 12;
 
 class RegionEmitter {
   readonly f = new FunctionBuilder({ params: ["i32", "i32"], results: [] });
@@ -179,14 +178,7 @@ class RegionEmitter {
   /** Whether the fetch TLB has this code page at a linear address, which may be no page's first byte. */
   #isMapped(pageRip: I64, codePage: number): I32 {
     const { f, cpu } = this;
-    const entry = f.let(
-      load32(cpu, O.ftlb).add(
-        pageRip
-          .shrU(PAGE_SHIFT - Math.log2(Ftlb.size))
-          .toI32()
-          .and((FTLB_ENTRIES - 1) * Ftlb.size),
-      ),
-    );
+    const entry = f.let(fetchTlbEntry(load32(cpu, O.ftlb), pageRip));
     return load64(entry, Ftlb.tag).eq(pageRip).and(load32(entry, Ftlb.codePage).eq(codePage));
   }
 

@@ -5,7 +5,7 @@
 import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
 import { type Runtime, StoreMiss } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
-import { DTLB_ENTRIES, Dtlb, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
+import { Dtlb, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
 import { I32, I64, type Int, load32, load64, loadV128, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/module.js";
 import { lane, lane64 } from "../wasm/simd.js";
@@ -365,39 +365,14 @@ export class HotContext extends ColdContext {
     return this.f.let(loadV128(this.#placeToRead(va, 16, 0)));
   }
 
-  protected override storeKind(size: OperandSize, va: I64, value: Int, kind: number): void {
-    const { f } = this;
-    const fixed = f.let(value);
-    this.probe(
-      va,
-      size,
-      Dtlb.writeTag,
-      (at) => storeInt(f, size, at, fixed),
-      () => this.#missStore(va, size | (kind << 8), fixed),
-    );
-  }
-
-  #missStore(va: I64, info: number, value: Int): void {
+  protected override missStore(va: I64, info: number, value: Int): void {
     const { f, runtime, cpu, rec } = this;
     this.#stored(f.call(runtime.missStore, cpu, rec, va, I32.const(info), value.toI64U()));
   }
 
-  override storeVector(address: I64, value: V128, aligned = false): void {
+  protected override missStoreVector(va: I64): void {
     const { f, runtime, cpu, rec } = this;
-    this.noteWrite(address);
-    const va = f.let(address);
-    const fixed = f.let(value);
-    this.checkAligned(va, aligned);
-    this.probe(
-      va,
-      16,
-      Dtlb.writeTag,
-      (at) => f.storeV128(at, fixed),
-      () => {
-        f.storeV128(cpu, fixed, O.scratch);
-        this.#stored(f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)));
-      },
-    );
+    this.#stored(f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)));
   }
 
   /** After a store on the slow path: `outcome` is a `StoreMiss`. */
@@ -419,31 +394,12 @@ export class HotContext extends ColdContext {
     const result = f.let(change(old));
     storeInt(f, size, at, result);
     // A copy, where the place itself is no memory or crosses pages.
-    f.if(at.eq(cpu.add(O.scratch)), () => this.#missStore(va, size, result));
+    f.if(at.eq(cpu.add(O.scratch)), () => this.missStore(va, size, result));
     return [old, result];
   }
 
-  protected override probe(
-    va: I64,
-    bytes: number,
-    tag: number,
-    hit: (at: I32) => void,
-    miss: () => void,
-  ): void {
-    const { f } = this;
-    const entry = f.let(
-      this.region.dtlb.get.add(
-        va
-          .shrU(12 - Math.log2(Dtlb.size))
-          .toI32()
-          .and((DTLB_ENTRIES - 1) * Dtlb.size),
-      ),
-    );
-    f.if(
-      load64(entry, tag).eq((bytes === 1 ? va : va.add(bytes - 1)).and(~0xfff)),
-      () => hit(va.toI32().add(load32(entry, Dtlb.addend))),
-      miss,
-    );
+  protected override get dataTlb(): I32 {
+    return this.region.dtlb.get;
   }
 
   protected override leave(): void {

@@ -26,6 +26,7 @@ import {
 } from "../vcpu-state.js";
 import { atomicCmpxchg, I32, I64, load32, load64 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder, Label, ModuleBuilder } from "../wasm/module.js";
+import { dataTlbEntry, fetchTlbEntry } from "./tlb-entry.js";
 
 /** Note that the page just walked to, at `va`, was put into TLB entry `at`. */
 export function noteFilled(f: FunctionBuilder, cpu: I32, va: I64, at: I32, flags: I32): void {
@@ -354,15 +355,14 @@ function exportFlushes(module: ModuleBuilder): void {
   module.export(
     module.func("flushPage", ["i32", "i64"], undefined, (f, cpu, va) => {
       const page = f.let(va.and(~0xfff));
-      const number = f.let(va.shrU(12).toI32());
       f.if(load64(cpu, O.largePages).and(regionBit(va)).eqz(), () => {
-        const fetch = f.let(cpu.add(number.and(FTLB_ENTRIES - 1).mul(Ftlb.size)).add(FTLB_OFFSET));
+        const fetch = f.let(fetchTlbEntry(cpu.add(FTLB_OFFSET), va));
         for (let set = 0; set < 2; set++) {
           f.if(load64(fetch, set * FTLB_BYTES + Ftlb.tag).eq(page), () =>
             f.store64(fetch, I64.const(-1), set * FTLB_BYTES + Ftlb.tag),
           );
         }
-        const data = f.let(cpu.add(number.and(DTLB_ENTRIES - 1).mul(Dtlb.size)).add(TLB_OFFSET));
+        const data = f.let(dataTlbEntry(cpu.add(TLB_OFFSET), va));
         for (let set = 0; set < DTLB_EMPTY_SET; set++) {
           f.if(load64(data, set * DTLB_BYTES + Dtlb.readTag).eq(page), () =>
             drop(f, data.add(set * DTLB_BYTES)),
