@@ -188,8 +188,8 @@ export class ColdContext implements InstrContext {
     const { f } = this;
     this.noteWrite(va);
     const at = this.#inPlace(va, size);
-    const old = f.local(size === 8 ? "i64" : "i32");
-    const result = f.local(size === 8 ? "i64" : "i32");
+    const old = f.temporary(size === 8 ? "i64" : "i32");
+    const result = f.temporary(size === 8 ? "i64" : "i32");
     const inPlace = () => {
       f.set(old, loadInt(size, at, 0) as never);
       f.set(result, change(old.get) as never);
@@ -259,8 +259,8 @@ export class ColdContext implements InstrContext {
     const { f } = this;
     this.noteWrite(va);
     const at = this.#inPlace(va, 16);
-    const low = f.local("i64");
-    const high = f.local("i64");
+    const low = f.temporary("i64");
+    const high = f.temporary("i64");
     const load = (offset: number) => {
       const info = I32.const(8 | (AccessKind.WRITE << 8));
       return f.call(this.runtime.slowLoad, this.cpu, this.rec, va.add(offset), info);
@@ -301,7 +301,7 @@ export class ColdContext implements InstrContext {
   /** Where in linear memory `bytes` at `va` can be read and written, or 0; left, where they cannot be written at all. */
   #inPlace(va: I64, bytes: number): I32 {
     const { f } = this;
-    const at = f.local("i32");
+    const at = f.temporary("i32");
     this.probe(
       va,
       bytes,
@@ -368,13 +368,13 @@ export class ColdContext implements InstrContext {
 
   protected trap(field: number): void {
     const trap = load32(this.cpu, field);
-    this.f.if(trap, () => {
+    const raise = () =>
       this.f.if(
         load32(this.cpu, field).eq(FpuTrap.UD),
         () => this.fault(Vector.UD),
         () => this.fault(Vector.NM),
       );
-    });
+    this.f.if(trap, raise, undefined, false);
   }
   requireSse(): void {
     this.trap(O.sseTrap);
@@ -402,11 +402,12 @@ export class ColdContext implements InstrContext {
       load64(entry, tag).eq(va.add(bytes - 1).and(PAGE_MASK)),
       () => hit(va.toI32().add(load32(entry, Dtlb.addend))),
       miss,
+      true,
     );
   }
 
   protected leaveIfAsked(): void {
-    this.f.if(load32(this.cpu, O.leave), () => this.leave());
+    this.f.if(load32(this.cpu, O.leave), () => this.leave(), undefined, false);
   }
 
   /** Leave guest code: `state.leave` says why. */
@@ -421,7 +422,7 @@ export class ColdContext implements InstrContext {
 
   protected loadKind(size: OperandSize, va: I64, kind: number): Int {
     const { f } = this;
-    const value = f.local(size === 8 ? "i64" : "i32");
+    const value = f.temporary(size === 8 ? "i64" : "i32");
     this.probe(
       va,
       size,
@@ -481,7 +482,7 @@ export class ColdContext implements InstrContext {
     const { f } = this;
     const va = f.let(address);
     this.checkAligned(va, aligned);
-    const value = f.local("v128");
+    const value = f.temporary("v128");
     this.probe(
       va,
       16,
@@ -784,7 +785,7 @@ export class ColdContext implements InstrContext {
   }
 
   faultIf(condition: I32, vector: number, errorCode?: number): void {
-    this.f.if(condition, () => this.fault(vector, errorCode));
+    this.f.if(condition, () => this.fault(vector, errorCode), undefined, false);
   }
 
   system(name: string, ...values: Int[]): void {

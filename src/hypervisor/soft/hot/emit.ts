@@ -3,7 +3,13 @@ import type { Runtime } from "../cold/runtime.js";
 import { fetchTlbEntry } from "../mmu/tlb-entry.js";
 import { Ftlb, O } from "../vcpu-state.js";
 import { type I32, I64, load32, load64 } from "../wasm/expr.js";
-import { type FuncRef, FunctionBuilder, type Local, type ModuleBuilder } from "../wasm/module.js";
+import {
+  type FuncRef,
+  type FunctionBody,
+  FunctionBuilder,
+  type Local,
+  type ModuleBuilder,
+} from "../wasm/module.js";
 import { HotContext, NotTranslatable, RegionState } from "./hot-context.js";
 import {
   type Base,
@@ -47,7 +53,7 @@ class RegionEmitter {
     this.#flow = analyse(this.#graph);
   }
 
-  emit(): Uint8Array {
+  emit(): FunctionBody {
     const { f, cpu, state, runtime } = this;
     f.block((exitRecord) => {
       state.exitRecord = exitRecord;
@@ -100,7 +106,7 @@ class RegionEmitter {
   /** After a store that may have changed this region's code: what follows is decoded anew. */
   #leaveIfStale(base: Base, at: number): void {
     const { f, state } = this;
-    f.if(state.stale.get, () => state.jump(this.#rip(base, at)));
+    f.if(state.stale.get, () => state.jump(this.#rip(base, at)), undefined, false);
   }
 
   /** The block's end: on to its successors, or out of the region. */
@@ -138,9 +144,9 @@ class RegionEmitter {
     if (block !== undefined && this.#flow.canBranch(from.id, block.id)) {
       // A far branch has set its block's base; the edge's own may be at another distance now.
       const rip = () => this.#rip(block.base, block.base === base ? at : block.at);
-      if (stale) f.if(state.stale.get, () => state.jump(rip()));
+      if (stale) f.if(state.stale.get, () => state.jump(rip()), undefined, false);
       if (this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
-        f.if(load32(cpu, O.poll), () => state.jump(rip()));
+        f.if(load32(cpu, O.poll), () => state.jump(rip()), undefined, false);
       }
       if (block.base !== base) {
         // The far branch has checked the page, and set the base.
@@ -160,8 +166,11 @@ class RegionEmitter {
     const { f, state, cpu } = this;
     const pageRip = f.let(this.#rip(base, pageOf(at)));
     if (!isChecked) {
-      f.if(this.#isMapped(pageRip, this.code.codePageOf(base, at)).eqz(), () =>
-        state.jump(this.#rip(base, at)),
+      f.if(
+        this.#isMapped(pageRip, this.code.codePageOf(base, at)).eqz(),
+        () => state.jump(this.#rip(base, at)),
+        undefined,
+        false,
       );
     }
     f.store64(cpu, pageRip, O.pageRip);
@@ -227,7 +236,7 @@ export function emitRegion(
   runtime: Runtime,
   region: Region,
   code: RegionCode,
-): Uint8Array | undefined {
+): FunctionBody | undefined {
   try {
     return new RegionEmitter(module, runtime, region, code).emit();
   } catch (error) {

@@ -334,7 +334,7 @@ export class HotContext extends ColdContext {
   /** Linear-memory address of `bytes` at `va`: by the TLB, or what `miss` gives, which is 0 to leave. */
   #place(va: I64, bytes: number, tag: number, miss: () => I32): I32 {
     const { f } = this;
-    const at = f.local("i32");
+    const at = f.temporary("i32");
     this.probe(
       va,
       bytes,
@@ -342,7 +342,7 @@ export class HotContext extends ColdContext {
       (hit) => f.set(at, hit),
       () => {
         f.set(at, miss());
-        f.brIf(this.region.exitLeave, at.get.eqz());
+        f.brIf(this.region.exitLeave, at.get.eqz(), false);
       },
     );
     at.get.isFixed = true;
@@ -379,7 +379,7 @@ export class HotContext extends ColdContext {
   #stored(outcome: I32): void {
     const { f, region } = this;
     f.set(region.stale, outcome);
-    f.brIf(region.exitLeave, region.stale.get.eq(StoreMiss.LEAVE));
+    f.brIf(region.exitLeave, region.stale.get.eq(StoreMiss.LEAVE), false);
     this.mayChangeCode = true;
   }
 
@@ -394,7 +394,7 @@ export class HotContext extends ColdContext {
     const result = f.let(change(old));
     storeInt(f, size, at, result);
     // A copy, where the place itself is no memory or crosses pages.
-    f.if(at.eq(cpu.add(O.scratch)), () => this.missStore(va, size, result));
+    f.if(at.eq(cpu.add(O.scratch)), () => this.missStore(va, size, result), undefined, false);
     return [old, result];
   }
 

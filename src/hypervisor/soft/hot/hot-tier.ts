@@ -15,7 +15,7 @@ import type { SharedFunction } from "../isa/context.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, HOT_COUNTERS, RECORD_SIZE, Rec } from "../vcpu-state.js";
 import type { ValType } from "../wasm/expr.js";
-import { type FuncRef, ModuleBuilder } from "../wasm/module.js";
+import { type FuncRef, type FunctionBody, ModuleBuilder } from "../wasm/module.js";
 import { emitRegion, type RegionCode } from "./emit.js";
 import { type Base, type GuestCode, type HandlerFacts, pageOf, type Region, RegionFinder } from "./region.js";
 
@@ -244,7 +244,7 @@ export class HotTier implements RegionCode {
     // Without the table: V8 11 gives each instance that imports it a copy of all its entries.
     const module = new ModuleBuilder(WASM_MEMORY_LIMIT / WASM_PAGE_SIZE);
     const runtime = importingRuntime(module);
-    const emitted: { found: Found; body: Uint8Array }[] = [];
+    const emitted: { found: Found; body: FunctionBody }[] = [];
     for (const found of all) {
       const body = emitRegion(module, runtime, found.region, this);
       if (body === undefined) this.#refuse(found.place.record);

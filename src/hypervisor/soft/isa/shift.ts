@@ -116,7 +116,7 @@ function rotateThroughCarry(left: boolean): Definition {
     const masked = f.let(shiftCount(x, 1).toI32());
     const n = x.size >= 4 ? masked : f.let(masked.remU(width + 1));
     const carry = x.flag("cf");
-    const cfOut = f.local("i32");
+    const cfOut = f.temporary("i32");
     const turn = (old: Int): Int => {
       if (x.size === 8) {
         const a = old as I64;

@@ -256,7 +256,7 @@ export function fastOrSlow<E extends Expr>(
   ...args: readonly Expr[]
 ): E {
   const { f } = x;
-  const result = f.local(fast.type);
+  const result = f.temporary(fast.type);
   f.if(
     ok,
     () => f.set(result, fast as never),
@@ -279,7 +279,7 @@ export function fastOrSlowScalar(
   ...args: readonly Expr[]
 ): V128 {
   const { f } = x;
-  const result = f.local("v128");
+  const result = f.temporary("v128");
   const lane = fast instanceof V128 ? fast : withLaneFloat(format, old, 0, fast);
   if (ok.constant !== undefined && ok.constant !== 0n) return lane;
   f.if(

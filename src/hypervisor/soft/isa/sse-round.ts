@@ -51,7 +51,7 @@ export function round(format: FloatFormat, scalar: boolean): Definition {
       .shrU(Mxcsr.RC_SHIFT)
       .select(imm.and(RoundImmediate.USE_MXCSR), imm)
       .and(RoundImmediate.RC);
-    const rounded = f.local("v128");
+    const rounded = f.temporary("v128");
     const cases = ROUNDING_OPS.map((op) => () => f.set(rounded, v(`${format.shape}.${op}`, b)));
     f.switch(rounding, cases.slice(0, 3), cases[3]);
     const exact = v(`${format.shape}.eq`, rounded.get, b);

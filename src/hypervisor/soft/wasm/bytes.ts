@@ -77,6 +77,15 @@ export class ByteWriter {
     this.bytes(utf8);
   }
 
+  /** Where locals are read or set: pairs of the place of an index and the local's number, which is not what goes there yet. */
+  readonly locals: number[] = [];
+
+  /** An instruction on a local. Its index is left out, for `FunctionBuilder.body` to fill in. */
+  local(opcode: number, number: number): void {
+    this.u8(opcode);
+    this.locals.push(this.length, number);
+  }
+
   take(): Uint8Array {
     return this.#bytes.subarray(0, this.length);
   }

@@ -14,6 +14,7 @@ import {
   VAL_TYPE_CODE,
   type ValType,
 } from "./expr.js";
+import { assignIndices, type DeclaredLocal, fillIn } from "./locals.js";
 
 export interface FuncType {
   readonly params: readonly ValType[];
@@ -39,13 +40,11 @@ type Args<P extends readonly ValType[]> = { [K in keyof P]: P[K] extends ValType
 export class Local<T extends ValType = ValType> {
   readonly get: ExprOf[T];
   constructor(
-    readonly index: number,
+    /** Not its index: temporary ones share indices. */
+    readonly number: number,
     readonly type: T,
   ) {
-    this.get = makeExpr(type, (w) => {
-      w.u8(0x20);
-      w.leb(index);
-    });
+    this.get = makeExpr(type, (w) => w.local(LOCAL_GET, number));
   }
 }
 
@@ -67,15 +66,31 @@ const CALL = 0x10;
 const RETURN_CALL = 0x12;
 const RETURN_CALL_INDIRECT = 0x13;
 const CALL_INDIRECT = 0x11;
+const LOCAL_GET = 0x20;
 const LOCAL_SET = 0x21;
 const VOID = 0x40;
 const UNREACHABLE = 0x00;
+
+/** What a branch nearly always does; `place` is that of its opcode. */
+export interface BranchHint {
+  readonly place: number;
+  readonly likely: boolean;
+}
+
+export interface FunctionBody {
+  readonly bytes: Uint8Array;
+  /** In the order of their places. */
+  readonly hints: readonly BranchHint[];
+}
 
 export class FunctionBuilder {
   code = new ByteWriter(512);
   readonly #prologue = new ByteWriter(64);
   readonly params: readonly Local[];
-  readonly #locals: ValType[] = [];
+  readonly #locals: DeclaredLocal[] = [];
+  /** Where loops start and end in `code`; those that are open end at infinity. */
+  readonly #loops: { readonly start: number; end: number }[] = [];
+  readonly #hints: BranchHint[] = [];
   #depth = 0;
 
   /** How many blocks, loops and ifs are open. */
@@ -89,7 +104,19 @@ export class FunctionBuilder {
 
   /** A new local, zero at function entry. */
   local<T extends ValType>(type: T): Local<T> {
-    this.#locals.push(type);
+    return this.#declare(type, false);
+  }
+
+  /**
+   * A local that is set on all ways to where it is read. Others share its index before the first use and after the last one:
+   * V8's compilers take time for each local wherever ways meet or part.
+   */
+  temporary<T extends ValType>(type: T): Local<T> {
+    return this.#declare(type, true);
+  }
+
+  #declare<T extends ValType>(type: T, isTemporary: boolean): Local<T> {
+    this.#locals.push({ type, isTemporary: isTemporary });
     return new Local(this.type.params.length + this.#locals.length - 1, type);
   }
 
@@ -104,7 +131,7 @@ export class FunctionBuilder {
   /** Evaluate `value` once, now; the result reads it. Constants stay constants. */
   let<E extends Expr>(value: E): E {
     if (value.isFixed || (value as unknown as Partial<Int>).constant !== undefined) return value;
-    const local = this.local(value.type);
+    const local = this.temporary(value.type);
     this.set(local, value as never);
     local.get.isFixed = true;
     return local.get as unknown as E;
@@ -112,8 +139,7 @@ export class FunctionBuilder {
 
   set<T extends ValType>(local: Local<T>, value: ExprOf[T]): void {
     (value as Expr).emit(this.code);
-    this.code.u8(LOCAL_SET);
-    this.code.leb(local.index);
+    this.code.local(LOCAL_SET, local.number);
   }
 
   emit(statement: Emit): void {
@@ -126,8 +152,10 @@ export class FunctionBuilder {
     this.code.u8(0x1a);
   }
 
-  if(condition: I32, then: () => void, otherwise?: () => void): void {
+  /** `hint`: what the condition nearly always is. */
+  if(condition: I32, then: () => void, otherwise?: () => void, hint?: boolean): void {
     condition.emit(this.code);
+    this.#hint(hint);
     this.code.u8(IF);
     this.code.u8(VOID);
     this.#depth++;
@@ -147,7 +175,10 @@ export class FunctionBuilder {
 
   /** `br` to the label starts the next turn; falling off the end leaves the loop. */
   loop(body: (start: Label) => void): void {
+    const loop = { start: this.code.length, end: Number.POSITIVE_INFINITY };
+    this.#loops.push(loop);
     this.#nest(LOOP, body);
+    loop.end = this.code.length;
   }
 
   #nest(opcode: number, body: (label: Label) => void): void {
@@ -159,13 +190,18 @@ export class FunctionBuilder {
     this.code.u8(END);
   }
 
+  #hint(hint: boolean | undefined): void {
+    if (hint !== undefined) this.#hints.push({ place: this.code.length, likely: hint });
+  }
+
   br(label: Label): void {
     this.code.u8(BR);
     this.code.leb(this.#depth - label.depth);
   }
 
-  brIf(label: Label, condition: I32): void {
+  brIf(label: Label, condition: I32, hint?: boolean): void {
     condition.emit(this.code);
+    this.#hint(hint);
     this.code.u8(BR_IF);
     this.code.leb(this.#depth - label.depth);
   }
@@ -291,29 +327,30 @@ export class FunctionBuilder {
     this.code.u8(0);
   }
 
-  /** The body as the code section holds it: size, locals, code. */
-  body(): Uint8Array {
+  /** The body as the code section holds it, but for the size in front of it: locals and code. */
+  body(): FunctionBody {
+    const before = this.#prologue.length;
+    const { types, indices } = assignIndices(
+      this.type.params.length,
+      this.#locals,
+      [
+        ...this.#prologue.locals,
+        ...this.code.locals.map((value, i) => (i % 2 === 0 ? before + value : value)),
+      ],
+      this.#loops.map(({ start, end }) => ({ start: before + start, end: before + end })),
+    );
     const head = new ByteWriter(64);
-    const runs: [number, ValType][] = [];
-    for (const type of this.#locals) {
-      const last = runs.at(-1);
-      if (last !== undefined && last[1] === type) last[0]++;
-      else runs.push([1, type]);
-    }
-    head.leb(runs.length);
-    for (const [count, type] of runs) {
+    head.leb(types.length);
+    for (const [type, count] of types) {
       head.leb(count);
       head.u8(VAL_TYPE_CODE[type]);
     }
-    const code = this.code.take();
-    const length = head.length + this.#prologue.length + code.length;
-    const out = new ByteWriter(length + 8);
-    out.leb(length + 1);
+    const out = new ByteWriter(head.length + this.#prologue.length + 2 * this.code.length);
     out.bytes(head.take());
-    out.bytes(this.#prologue.take());
-    out.bytes(code);
+    fillIn(out, this.#prologue, indices, []);
+    const hints = fillIn(out, this.code, indices, this.#hints);
     out.u8(END);
-    return out.take();
+    return { bytes: out.take(), hints };
   }
 }
 
@@ -325,7 +362,7 @@ const LIMITS_SHARED_MAX = 3;
 interface Defined {
   readonly name: string;
   readonly typeIndex: number;
-  body: Uint8Array | undefined;
+  body: FunctionBody | undefined;
 }
 
 /**
@@ -380,7 +417,7 @@ export class ModuleBuilder {
   }
 
   /** Add a function whose body was written apart (FunctionBuilder.body); the last imports may be declared until then. */
-  add(name: string, params: readonly ValType[], results: readonly ValType[], body: Uint8Array): FuncRef {
+  add(name: string, params: readonly ValType[], results: readonly ValType[], body: FunctionBody): FuncRef {
     this.#defined.push({ name, typeIndex: this.typeIndex(params, results), body });
     return new FuncRef(name, this.#imports.length + this.#defined.length - 1, params, results[0]);
   }
@@ -483,11 +520,32 @@ export class ModuleBuilder {
         }
       });
     }
+    const bodies = this.#defined.map(({ name, body }) => {
+      if (body === undefined) throw new Error(`function ${name} was declared and not defined`);
+      return body;
+    });
+    // Branch hinting proposal: a custom section before the code.
+    if (bodies.some(({ hints }) => hints.length > 0)) {
+      section(SECTION.custom, (w) => {
+        w.name("metadata.code.branch_hint");
+        const hinted = bodies.flatMap(({ hints }, i) => (hints.length > 0 ? [{ i, hints }] : []));
+        w.leb(hinted.length);
+        for (const { i, hints } of hinted) {
+          w.leb(this.#imports.length + i);
+          w.leb(hints.length);
+          for (const { place, likely } of hints) {
+            w.leb(place);
+            w.leb(1);
+            w.u8(likely ? 1 : 0);
+          }
+        }
+      });
+    }
     section(SECTION.code, (w) => {
-      w.leb(this.#defined.length);
-      for (const { name, body } of this.#defined) {
-        if (body === undefined) throw new Error(`function ${name} was declared and not defined`);
-        w.bytes(body);
+      w.leb(bodies.length);
+      for (const { bytes } of bodies) {
+        w.leb(bytes.length);
+        w.bytes(bytes);
       }
     });
     if (options.names === true) {
