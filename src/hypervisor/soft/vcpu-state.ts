@@ -239,6 +239,8 @@ export const Leave = {
   REPEAT: 9,
   /** An indirect branch of a region often went elsewhere than was guessed: leaveDetail is the region's first record. */
   WRONG_GUESS: 10,
+  /** The instruction at RIP is one that regions leave to be run alone: it writes to a page of code, or changes what is no RAM. */
+  ALONE: 11,
 } as const;
 export type Leave = (typeof Leave)[keyof typeof Leave];
 

@@ -386,6 +386,8 @@ export class SoftVcpu implements Vcpu {
         return this.#operation(parts);
       case Leave.CROSS:
         return this.#cross(parts);
+      case Leave.ALONE:
+        return this.#step(parts);
       case Leave.HOT:
         return this.#becameHot(parts);
       case Leave.WRONG_GUESS:

@@ -74,9 +74,6 @@ export type Imports = ReturnType<typeof declareImports>;
 
 type Slow = FuncRef<readonly ["i32", "i32", "i64", "i32"], undefined>;
 
-/** What came of a store on the slow path: it left, or it is done, and more is to be looked at after the instruction. */
-export const StoreMiss = { DONE: 0, LEAVE: 1, STALE: 2 } as const;
-
 export class Runtime {
   readonly handlerType: number;
   readonly imports: Imports;
@@ -97,10 +94,10 @@ export class Runtime {
   readonly slowProbeWrite: Slow;
   /** For the hot tier: as slowLoadBytes; where the bytes are then, 0 to leave. */
   readonly missLoad: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
-  /** As slowStore and slowStoreBytes; a `StoreMiss`. */
+  /** As slowStore and slowStoreBytes; 1 to leave. Stores to pages of code are left alone. */
   readonly missStore: FuncRef<readonly ["i32", "i32", "i64", "i32", "i64"], "i32">;
   readonly missStoreBytes: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
-  /** Where `info & 0xff` bytes at `va` can be changed: in place, or a copy in state.scratch to be stored then; 0 to leave. */
+  /** Where `info & 0xff` bytes at `va` can be changed in place; 0 to leave. */
   readonly missUpdate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
   /** For the hot tier: flags left to be computed later, to the vCPU's state. */
   readonly settleFlags: LaterFlagsFunction;
@@ -108,6 +105,9 @@ export class Runtime {
   readonly #shared = new Map<string, FuncRef>();
   readonly #refillFtlb: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
   readonly #claimWrites: FuncRef<readonly ["i32", "i64"], "i32">;
+  /** Linear-memory address where `info & 0xff` bytes at `va` can be read and written, or 0. */
+  readonly #placeToWrite: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  readonly #holdsCode: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
   readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
   readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
   readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
@@ -154,10 +154,12 @@ export class Runtime {
     this.slowStoreBytes = this.#defineSlowBytes("slowStoreBytes", this.#copyToPhysical, AccessKind.WRITE);
     this.slowLoad = this.#defineSlowLoad();
     this.slowStore = this.#defineSlowStore();
+    this.#placeToWrite = this.#definePlaceToWrite();
     this.slowRmw = this.#defineSlowRmw();
     this.slowProbeWrite = this.#defineSlowProbeWrite();
     this.segmentLinear = this.#defineSegmentLinear();
     this.missLoad = this.#defineMissLoad();
+    this.#holdsCode = this.#defineHoldsCode();
     this.missStore = this.#defineMissStore();
     this.missStoreBytes = this.#defineMissStoreBytes();
     this.missUpdate = this.#defineMissUpdate();
@@ -549,9 +551,8 @@ export class Runtime {
   }
 
   /** Linear-memory address where `info & 0xff` bytes at `va` can be read and written in place, or 0. */
-  #defineSlowRmw() {
-    return this.module.func("slowRmw", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
-      countEvent(f, cpu, Counter.SLOW_RMW);
+  #definePlaceToWrite() {
+    return this.module.func("placeToWrite", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
       const bytes = f.let(info.and(0xff));
       const access = f.let(this.#access(cpu, info, AccessKind.WRITE));
       this.#checkSlow(f, cpu, rec, va, bytes, access, () => f.return(I32.const(0)));
@@ -567,6 +568,13 @@ export class Runtime {
     });
   }
 
+  #defineSlowRmw() {
+    return this.module.func("slowRmw", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      countEvent(f, cpu, Counter.SLOW_RMW);
+      f.return(f.call(this.#placeToWrite, cpu, rec, va, info));
+    });
+  }
+
   #defineMissLoad() {
     return this.module.func("missLoad", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
       f.callVoid(this.slowLoadBytes, cpu, rec, va, info);
@@ -574,37 +582,77 @@ export class Runtime {
     });
   }
 
-  #storeMiss(f: FunctionBuilder, cpu: I32): void {
-    f.if(load32(cpu, O.leave), () => f.return(I32.const(StoreMiss.LEAVE)));
-    f.return(I32.const(StoreMiss.STALE).select(load32(cpu, O.poll), I32.const(StoreMiss.DONE)));
+  /** Leave for the instruction of `rec` to be run alone. */
+  #leaveAlone(f: FunctionBuilder, cpu: I32, rec: I32): void {
+    f.store64(cpu, recordRip(cpu, rec), O.rip);
+    f.store32(cpu, I32.const(Leave.ALONE), O.leave);
+  }
+
+  /** (cpu, va, access): 1 where the page, which is RAM, holds decoded code of some vCPU. No fault is raised. */
+  #defineHoldsCode() {
+    return this.module.func("holdsCode", ["i32", "i64", "i32"], "i32", (f, cpu, va, access) => {
+      f.if(f.call(this.walks.walk, cpu, va, access), () => f.return(I32.const(0)));
+      const pa = f.let(load64(cpu, O.walkPhysical));
+      const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
+      f.if(entry.and(PhysFlag.RAM).eqz(), () => f.return(I32.const(0)));
+      f.return(load32(this.#sharing(cpu, pa), PAGE_SHARING_OFFSET).and(PageSharing.OWNERS).ne(0));
+    });
+  }
+
+  /** `bytes` at `va` go to `inPlace` where that can be; a page of code is left alone; all else goes to `other`. */
+  #missStore(
+    f: FunctionBuilder,
+    [cpu, rec, va, info]: readonly [I32, I32, I64, I32],
+    inPlace: (at: I32, bytes: I32) => void,
+    other: () => void,
+  ): void {
+    const at = f.let(f.call(this.#placeToWrite, cpu, rec, va, info));
+    f.if(load32(cpu, O.leave), () => f.return(I32.const(1)));
+    const bytes = f.let(info.and(0xff));
+    f.if(at, () => {
+      countEvent(f, cpu, Counter.SLOW_STORE);
+      inPlace(at, bytes);
+      f.return(I32.const(0));
+    });
+    const access = f.let(this.#access(cpu, info, AccessKind.WRITE));
+    const last = va.add(bytes.sub(1).toI64U());
+    const holds = f.call(this.#holdsCode, cpu, va, access).or(f.call(this.#holdsCode, cpu, last, access));
+    f.if(holds, () => {
+      this.#leaveAlone(f, cpu, rec);
+      f.return(I32.const(1));
+    });
+    other();
+    f.return(load32(cpu, O.leave).ne(0));
   }
 
   #defineMissStore() {
     const params = ["i32", "i32", "i64", "i32", "i64"] as const;
     return this.module.func("missStore", params, "i32", (f, cpu, rec, va, info, value) => {
-      f.callVoid(this.slowStore, cpu, rec, va, info, value);
-      this.#storeMiss(f, cpu);
+      const copy = (at: I32, bytes: I32) => {
+        f.store64(cpu, value, O.scratch);
+        this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
+      };
+      this.#missStore(f, [cpu, rec, va, info], copy, () =>
+        f.callVoid(this.slowStore, cpu, rec, va, info, value),
+      );
     });
   }
 
   #defineMissStoreBytes() {
-    return this.module.func(
-      "missStoreBytes",
-      ["i32", "i32", "i64", "i32"],
-      "i32",
-      (f, cpu, rec, va, info) => {
-        f.callVoid(this.slowStoreBytes, cpu, rec, va, info);
-        this.#storeMiss(f, cpu);
-      },
-    );
+    const params = ["i32", "i32", "i64", "i32"] as const;
+    return this.module.func("missStoreBytes", params, "i32", (f, cpu, rec, va, info) => {
+      const copy = (at: I32, bytes: I32) => this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
+      this.#missStore(f, [cpu, rec, va, info], copy, () =>
+        f.callVoid(this.slowStoreBytes, cpu, rec, va, info),
+      );
+    });
   }
 
   #defineMissUpdate() {
     return this.module.func("missUpdate", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
       const at = f.let(f.call(this.slowRmw, cpu, rec, va, info));
-      f.if(load32(cpu, O.leave), () => f.return(I32.const(0)));
-      f.if(at, () => f.return(at));
-      f.return(f.call(this.missLoad, cpu, rec, va, info.or(AccessKind.WRITE << 8)));
+      f.if(at.or(load32(cpu, O.leave)).eqz(), () => this.#leaveAlone(f, cpu, rec));
+      f.return(at);
     });
   }
 

@@ -105,19 +105,19 @@ class RegionEmitter {
 
   /** After a store that may have changed this region's code: what follows is decoded anew. */
   #leaveIfStale(base: Base, at: number): void {
-    const { f, state } = this;
-    f.if(state.stale.get, () => state.jump(this.#rip(base, at)), undefined, false);
+    const { f, state, cpu } = this;
+    f.if(load32(cpu, O.poll), () => state.jump(this.#rip(base, at)), undefined, false);
   }
 
   /** The block's end: on to its successors, or out of the region. */
   #end(block: Block, last: HotContext, goto: (to: number) => void): void {
     const { f, state } = this;
     const { taken, fallThrough } = block;
-    const stale = last.mayChangeCode;
+    const mayBeStale = last.mayChangeCode;
     const { knowledge } = state.flags;
     const follow = (way: Edge) => () => {
       if (way.block !== undefined && this.#onlyWay.has(way.block)) this.#knowledge.set(way.block, knowledge);
-      this.#follow(block, way, stale, goto);
+      this.#follow(block, way, mayBeStale, goto);
     };
     const { branchCondition, jumpTarget } = last;
     if (jumpTarget !== undefined) {
@@ -136,7 +136,7 @@ class RegionEmitter {
   #follow(
     from: Block,
     { base, at, block, isChecked }: Edge,
-    stale: boolean,
+    mayBeStale: boolean,
     goto: (to: number) => void,
   ): void {
     const { f, state, cpu } = this;
@@ -144,8 +144,7 @@ class RegionEmitter {
     if (block !== undefined && this.#flow.canBranch(from.id, block.id)) {
       // A far branch has set its block's base; the edge's own may be at another distance now.
       const rip = () => this.#rip(block.base, block.base === base ? at : block.at);
-      if (stale) f.if(state.stale.get, () => state.jump(rip()), undefined, false);
-      if (this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
+      if (mayBeStale || this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
         f.if(load32(cpu, O.poll), () => state.jump(rip()), undefined, false);
       }
       if (block.base !== base) {

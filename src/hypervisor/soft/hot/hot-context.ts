@@ -3,7 +3,7 @@
  * in locals, and flags computed where something reads them.
  */
 import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
-import { type Runtime, StoreMiss } from "../cold/runtime.js";
+import type { Runtime } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
 import { Dtlb, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
 import { I32, I64, type Int, load32, load64, loadV128, type V128 } from "../wasm/expr.js";
@@ -31,8 +31,6 @@ export class RegionState {
   readonly #vectorsWritten = new Set<number>();
   readonly dtlb: Local<"i32">;
   readonly pageRip: Local<"i64">;
-  /** Not zero: a store changed code, and the region has to be left. */
-  readonly stale: Local<"i32">;
   /** Where an exit goes: RIP for `jump`, a record for `arrive`. */
   readonly target: Local<"i64">;
   readonly record: Local<"i32">;
@@ -50,7 +48,6 @@ export class RegionState {
   ) {
     this.dtlb = f.local("i32");
     this.pageRip = f.local("i64");
-    this.stale = f.local("i32");
     this.target = f.local("i64");
     this.record = f.local("i32");
     this.flags = new RegionFlags(f, cpu, settleFlags);
@@ -367,20 +364,13 @@ export class HotContext extends ColdContext {
 
   protected override missStore(va: I64, info: number, value: Int): void {
     const { f, runtime, cpu, rec } = this;
-    this.#stored(f.call(runtime.missStore, cpu, rec, va, I32.const(info), value.toI64U()));
+    const left = f.call(runtime.missStore, cpu, rec, va, I32.const(info), value.toI64U());
+    f.brIf(this.region.exitLeave, left, false);
   }
 
   protected override missStoreVector(va: I64): void {
     const { f, runtime, cpu, rec } = this;
-    this.#stored(f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)));
-  }
-
-  /** After a store on the slow path: `outcome` is a `StoreMiss`. */
-  #stored(outcome: I32): void {
-    const { f, region } = this;
-    f.set(region.stale, outcome);
-    f.brIf(region.exitLeave, region.stale.get.eq(StoreMiss.LEAVE), false);
-    this.mayChangeCode = true;
+    f.brIf(this.region.exitLeave, f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)), false);
   }
 
   protected override updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
@@ -393,8 +383,6 @@ export class HotContext extends ColdContext {
     const old = f.let(loadInt(size, at, 0));
     const result = f.let(change(old));
     storeInt(f, size, at, result);
-    // A copy, where the place itself is no memory or crosses pages.
-    f.if(at.eq(cpu.add(O.scratch)), () => this.missStore(va, size, result), undefined, false);
     return [old, result];
   }
 
@@ -408,11 +396,10 @@ export class HotContext extends ColdContext {
 
   protected override slowStoreDone(): void {
     super.slowStoreDone();
-    this.f.set(this.region.stale, load32(this.cpu, O.poll));
     this.mayChangeCode = true;
   }
 
-  /** The instruction has a store whose slow path may have changed code. */
+  /** The instruction has a store that may have changed code, which `poll` says then. */
   mayChangeCode = false;
 
   /** The functions work on the registers in the vCPU's state. */

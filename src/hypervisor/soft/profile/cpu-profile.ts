@@ -38,6 +38,7 @@ const LEAVE_NAMES: readonly (readonly [name: string, leave: Leave])[] = [
   ["code became hot", Leave.HOT],
   ["interrupt or request within a string instruction", Leave.REPEAT],
   ["indirect branch that was guessed wrong too often", Leave.WRONG_GUESS],
+  ["write to a page of code", Leave.ALONE],
 ];
 /** Milliseconds between two samples of RIP at least, and after which V8's samples are taken. */
 const RIP_INTERVAL = 2;
