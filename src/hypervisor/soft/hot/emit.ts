@@ -22,6 +22,7 @@ import {
   successors,
 } from "./region.js";
 import type { FlagKnowledge } from "./region-flags.js";
+import { registerHomes } from "./register-homes.js";
 import { analyse, emitStructure, type Flow, type Graph } from "./structure.js";
 
 class RegionEmitter {
@@ -42,7 +43,6 @@ class RegionEmitter {
     readonly region: Region,
     readonly code: RegionCode,
   ) {
-    this.state = new RegionState(this.f, this.cpu, () => runtime.settleFlags);
     this.#onlyWay = onlyWays(region);
     this.#byId = new Map(region.blocks.map((block) => [block.id, block]));
     this.#entryRecord = code.recordOf(region.entry.base, region.entry.at);
@@ -51,6 +51,8 @@ class RegionEmitter {
       successors: (id) => successors(this.#byId.get(id)!).map((block) => block.id),
     };
     this.#flow = analyse(this.#graph);
+    const homes = registerHomes(region, this.#flow);
+    this.state = new RegionState(this.f, this.cpu, homes, () => runtime.settleFlags);
   }
 
   emit(): FunctionBody {

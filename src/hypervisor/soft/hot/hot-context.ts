@@ -11,22 +11,20 @@ import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/modul
 import { lane, lane64 } from "../wasm/simd.js";
 import type { Instruction } from "./region.js";
 import { RegionFlags } from "./region-flags.js";
+import { gprNumber, type RegisterHomes, vectorNumber } from "./register-homes.js";
 
 /** The record's `link` counts wrong guesses in its lower bits, and above them how often a region was made anew for them. */
 const GUESS_COUNT_BITS = 24;
 /** Wrong guesses until a region is first made anew, log2. */
 const FIRST_DOUBT_BITS = 8;
 
-/** XMM registers. */
-const VECTORS = 16;
-
 /** A definition does what the hot tier cannot express: the instruction stays with the cold tier. */
 export class NotTranslatable extends Error {}
 
 /** What all instructions of a region share. */
 export class RegionState {
-  readonly gprs: (Local<"i64"> | undefined)[] = [];
-  readonly written = new Set<number>();
+  readonly #gprs: (Local<"i64"> | undefined)[] = [];
+  readonly #written = new Set<number>();
   readonly #vectors: (Local<"v128"> | undefined)[] = [];
   readonly #vectorsWritten = new Set<number>();
   readonly dtlb: Local<"i32">;
@@ -44,6 +42,7 @@ export class RegionState {
   constructor(
     readonly f: FunctionBuilder,
     readonly cpu: I32,
+    readonly homes: RegisterHomes,
     settleFlags: RegionFlags["settle"],
   ) {
     this.dtlb = f.local("i32");
@@ -53,32 +52,54 @@ export class RegionState {
     this.flags = new RegionFlags(f, cpu, settleFlags);
   }
 
-  gpr(n: number): Local<"i64"> {
-    this.gprs[n] ??= this.f.local("i64");
-    return this.gprs[n];
+  /** The local that a general register is in, or undefined where it is in the vCPU's state. */
+  gprLocal(n: number): Local<"i64"> | undefined {
+    if (!this.homes.gprs.has(n)) return undefined;
+    this.#gprs[n] ??= this.f.local("i64");
+    return this.#gprs[n];
+  }
+
+  gpr(n: number): I64 {
+    return this.gprLocal(n)?.get ?? load64(this.cpu, gprOffset(n));
   }
 
   setGpr(n: number, value: I64): void {
-    this.written.add(n);
-    this.f.set(this.gpr(n), value);
+    const local = this.gprLocal(n);
+    if (local === undefined) {
+      this.f.store64(this.cpu, value, gprOffset(n));
+      return;
+    }
+    this.#written.add(n);
+    this.f.set(local, value);
   }
 
-  vector(n: number): Local<"v128"> {
+  #vectorLocal(n: number): Local<"v128"> | undefined {
+    if (!this.homes.vectors.has(n)) return undefined;
     this.#vectors[n] ??= this.f.local("v128");
     return this.#vectors[n];
   }
 
+  vector(n: number): V128 {
+    return this.#vectorLocal(n)?.get ?? loadV128(this.cpu, xmmOffset(n));
+  }
+
   setVector(n: number, value: V128): void {
+    const local = this.#vectorLocal(n);
+    if (local === undefined) {
+      this.f.storeV128(this.cpu, value, xmmOffset(n));
+      return;
+    }
     this.#vectorsWritten.add(n);
-    this.f.set(this.vector(n), value);
+    this.f.set(local, value);
   }
 
   /** What `body` does to the XMM registers in the vCPU's state is done to the region's. */
   withVectorsInState(body: () => void): void {
     const { f, cpu } = this;
-    for (let n = 0; n < VECTORS; n++) f.storeV128(cpu, this.vector(n).get, xmmOffset(n));
+    const { vectors } = this.homes;
+    for (const n of vectors) f.storeV128(cpu, this.vector(n), xmmOffset(n));
     body();
-    for (let n = 0; n < VECTORS; n++) this.setVector(n, loadV128(cpu, xmmOffset(n)));
+    for (const n of vectors) this.setVector(n, loadV128(cpu, xmmOffset(n)));
   }
 
   leave(): void {
@@ -122,8 +143,8 @@ export class RegionState {
 
   /** The guest's registers and flags to the vCPU's state. */
   spill(): void {
-    for (const n of this.written) this.f.store64(this.cpu, this.gpr(n).get, gprOffset(n));
-    for (const n of this.#vectorsWritten) this.f.storeV128(this.cpu, this.vector(n).get, xmmOffset(n));
+    for (const n of this.#written) this.f.store64(this.cpu, this.gpr(n), gprOffset(n));
+    for (const n of this.#vectorsWritten) this.f.storeV128(this.cpu, this.vector(n), xmmOffset(n));
     this.flags.spill();
   }
 
@@ -133,7 +154,7 @@ export class RegionState {
     f.atStart(() => {
       f.set(this.dtlb, load32(cpu, O.dtlb));
       f.set(this.pageRip, load64(cpu, O.pageRip));
-      this.gprs.forEach((local, n) => {
+      this.#gprs.forEach((local, n) => {
         if (local !== undefined) f.set(local, load64(cpu, gprOffset(n)));
       });
       this.#vectors.forEach((local, n) => {
@@ -142,16 +163,6 @@ export class RegionState {
       this.flags.loadAtStart();
     });
   }
-}
-
-/** Number of the general register at a state offset, or −1; the high byte registers are one byte further. */
-function gprNumber(offset: number): number {
-  return offset >= O.gpr && offset < O.gpr + 128 ? (offset - O.gpr) >> 3 : -1;
-}
-
-/** Number of the XMM register at a state offset, or −1. */
-function vectorNumber(offset: number): number {
-  return offset >= O.xmm && offset < O.xmm + 16 * VECTORS ? (offset - O.xmm) >> 4 : -1;
 }
 
 export class HotContext extends ColdContext {
@@ -192,8 +203,8 @@ export class HotContext extends ColdContext {
       const base = gprNumber(memory.base);
       const index = gprNumber(memory.index);
       const parts: I64[] = [];
-      if (base >= 0) parts.push(region.gpr(base).get);
-      if (index >= 0) parts.push(region.gpr(index).get.shl(memory.shift));
+      if (base >= 0) parts.push(region.gpr(base));
+      if (index >= 0) parts.push(region.gpr(index).shl(memory.shift));
       const displacement = I64.const(memory.displacement);
       offset = parts.length === 0 ? displacement : parts.reduce((a, b) => a.add(b)).add(displacement);
     }
@@ -239,8 +250,8 @@ export class HotContext extends ColdContext {
       const n = gprNumber(offset);
       if (n >= 0) return this.#readGpr(n, size as OperandSize, (offset & 1) !== 0);
       const vector = vectorNumber(offset);
-      if (vector >= 0 && size === 8) return this.f.let(lane64(this.region.vector(vector).get, 0));
-      if (vector >= 0 && size === 4) return this.f.let(lane("i32x4", this.region.vector(vector).get, 0));
+      if (vector >= 0 && size === 8) return this.f.let(lane64(this.region.vector(vector), 0));
+      if (vector >= 0 && size === 4) return this.f.let(lane("i32x4", this.region.vector(vector), 0));
     }
     return super.read(i);
   }
@@ -268,7 +279,7 @@ export class HotContext extends ColdContext {
     else this.setXmm(n, value);
   }
   override xmm(n: number): V128 {
-    return this.f.let(this.region.vector(n).get);
+    return this.f.let(this.region.vector(n));
   }
   override setXmm(n: number, value: V128): void {
     this.region.setVector(n, value);
@@ -281,11 +292,13 @@ export class HotContext extends ColdContext {
   }
 
   #readGpr(n: number, size: OperandSize, high: boolean): Int {
-    const local = this.region.gpr(n).get;
-    if (size === 8) return this.f.let(local);
-    if (size === 4) return this.f.let(local.toI32());
+    const { region, cpu, f } = this;
+    const local = region.gprLocal(n)?.get;
+    if (local === undefined) return f.let(loadInt(size, cpu, gprOffset(n) + (high ? 1 : 0)));
+    if (size === 8) return f.let(local);
+    if (size === 4) return f.let(local.toI32());
     const low = high ? local.toI32().shrU(8) : local.toI32();
-    return this.f.let(low.and(size === 1 ? 0xff : 0xffff));
+    return f.let(low.and(size === 1 ? 0xff : 0xffff));
   }
 
   #writeGpr(n: number, value: Int, size: OperandSize, high: boolean): void {
@@ -295,7 +308,7 @@ export class HotContext extends ColdContext {
     else {
       const mask = size === 2 ? 0xffffn : high ? 0xff00n : 0xffn;
       const low = value.toI64U().and(I64.const(size === 1 ? 0xff : 0xffff));
-      const old = region.gpr(n).get.and(I64.const(~mask));
+      const old = region.gpr(n).and(I64.const(~mask));
       region.setGpr(n, old.or(high ? low.shl(8) : low));
     }
   }
@@ -307,7 +320,7 @@ export class HotContext extends ColdContext {
     this.#writeGpr(n, value, size, false);
   }
   override addSp(delta: I64 | number): void {
-    this.region.setGpr(4, this.region.gpr(4).get.add(delta));
+    this.region.setGpr(4, this.region.gpr(4).add(delta));
   }
 
   override requireSse(): void {
@@ -405,9 +418,10 @@ export class HotContext extends ColdContext {
   /** The functions work on the registers in the vCPU's state. */
   #withRegistersInState(registers: readonly number[], changed: readonly number[], work: () => I64): I64 {
     const { f, cpu, region } = this;
-    for (const n of registers) f.store64(cpu, region.gpr(n).get, gprOffset(n));
+    const inLocals = (n: number) => region.homes.gprs.has(n);
+    for (const n of registers.filter(inLocals)) f.store64(cpu, region.gpr(n), gprOffset(n));
     const result = f.let(work());
-    for (const n of changed) region.setGpr(n, load64(cpu, gprOffset(n)));
+    for (const n of changed.filter(inLocals)) region.setGpr(n, load64(cpu, gprOffset(n)));
     return result;
   }
   override bulkCopy(from: I64, to: I64, count: I64): I64 {

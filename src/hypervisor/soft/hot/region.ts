@@ -102,6 +102,8 @@ export interface Block {
   readonly at: number;
   readonly context: CallContext | undefined;
   readonly instructions: Instruction[];
+  /** About how often it is run for each run of the region's entry, but for loops. */
+  readonly weight: number;
   /** Where the block goes on without a branch. */
   readonly fallThrough: Edge | undefined;
   /** Where its branch, its call or its return goes; that of an indirect one is a guess. */
@@ -178,6 +180,8 @@ interface Part {
   readonly context: CallContext | undefined;
   readonly entry: number;
   readonly starts: Set<number>;
+  /** Of the blocks, by their place. */
+  readonly weights: Map<number, number>;
   readonly instructions: Map<number, Instruction>;
   /** Parts that calls and far jumps lead to, by their place. */
   readonly further: Map<number, Part>;
@@ -226,6 +230,7 @@ class Search {
     while (pageOf(at) === page && !instructions.has(at) && this.#budget > 0) {
       const instruction = this.#decode(part.base, at);
       if (instruction === undefined) return;
+      if (at !== start && starts.has(at)) addWeight(part, at, weight);
       instructions.set(at, instruction);
       this.#budget--;
       const { row, target, takenShare } = instruction;
@@ -269,6 +274,7 @@ class Search {
 
   #queue(part: Part, at: number, weight: number): void {
     const { starts } = part;
+    addWeight(part, at, weight);
     if (weight < MIN_WEIGHT && !this.finder.guest.eager) return;
     if (starts.has(at) && part.instructions.has(at)) return;
     if (this.#starts >= MAX_BLOCKS || !this.#isWorthwhile(part.base, at)) return;
@@ -399,7 +405,7 @@ class Search {
     }
   }
 
-  #block({ base, context, starts, instructions }: Part, start: number): Block | undefined {
+  #block({ base, context, starts, weights, instructions }: Part, start: number): Block | undefined {
     const found: Instruction[] = [];
     let at = start;
     let fallThrough: Edge | undefined;
@@ -430,8 +436,23 @@ class Search {
     }
     if (found.length === 0) return undefined;
     const id = this.#blocks++;
-    return { id, base, at: start, context, instructions: found, fallThrough, taken, liveIn: ALL_FLAGS };
+    const weight = weights.get(start) ?? 0;
+    return {
+      id,
+      base,
+      at: start,
+      context,
+      instructions: found,
+      weight,
+      fallThrough,
+      taken,
+      liveIn: ALL_FLAGS,
+    };
   }
+}
+
+function addWeight({ weights }: Part, at: number, weight: number): void {
+  weights.set(at, (weights.get(at) ?? 0) + weight);
 }
 
 /** Where an indirect branch went, as its record says. */
@@ -450,7 +471,7 @@ function newPart(
   caller: Part | undefined,
   entry: number,
 ): Part {
-  const maps = { instructions: new Map(), further: new Map(), blocks: new Map() };
+  const maps = { weights: new Map(), instructions: new Map(), further: new Map(), blocks: new Map() };
   return { base, context, caller, entry, starts: new Set(), ...maps };
 }
 

@@ -221,7 +221,7 @@ const divide128: SharedFunction<readonly ["i64", "i64", "i64"], "i64"> = {
   body: (f) => {
     const [highIn, lowIn, divisor] = f.params.map((p) => p.get as I64);
     f.if(highIn.eqz(), () => f.return(lowIn.divU(divisor)));
-    const [rest, low, count] = [f.temporary("i64"), f.temporary("i64"), f.temporary("i32")];
+    const [rest, low, count] = [f.local("i64"), f.local("i64"), f.local("i32")];
     f.set(rest, highIn);
     f.set(low, lowIn);
     f.loop((again) => {
