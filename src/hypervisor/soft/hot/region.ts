@@ -19,8 +19,11 @@ import { CodeMode, O, RECORD_SIZE, Rec } from "../vcpu-state.js";
 
 const PAGE = 4096;
 /** Of a region: what it may grow to. */
-const MAX_INSTRUCTIONS = 160;
-const MAX_BLOCKS = 80;
+const MAX_INSTRUCTIONS = 600;
+const MAX_BLOCKS = 120;
+/** Instructions from which on only such blocks are taken in as are run half as often as the entry: compiling takes long. */
+const MANY_INSTRUCTIONS = 160;
+const MIN_WEIGHT_OF_MANY = 1 / 2;
 /** Calls within calls. */
 const MAX_DEPTH = 5;
 /** Instructions that must be left for a call to be taken in. */
@@ -289,6 +292,8 @@ class Search {
     this.#ways.forEach(({ weight }, i) => {
       if (weight > this.#ways[best].weight) best = i;
     });
+    const isLarge = this.#budget < MAX_INSTRUCTIONS - MANY_INSTRUCTIONS;
+    if (isLarge && !(this.#ways[best]?.weight >= MIN_WEIGHT_OF_MANY)) return undefined;
     return this.#ways.splice(best, 1)[0];
   }
 
