@@ -762,7 +762,7 @@ export class ColdContext implements InstrContext {
   jump(target: I64): void {
     const mask = this.size === 2 ? 0xffff : 0xffffffff;
     const rip = this.long ? target : target.and(I64.const(mask));
-    this.f.returnCall(this.runtime.jump, this.cpu, rip);
+    this.f.returnCall(this.long ? this.runtime.jumpLong : this.runtime.jump, this.cpu, rip);
     this.end();
   }
 

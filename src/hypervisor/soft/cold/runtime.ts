@@ -81,6 +81,7 @@ export class Runtime {
   readonly fault: FuncRef<readonly ["i32", "i32", "i32", "i32"], undefined>;
   readonly lookup: FuncRef<readonly ["i32", "i64"], "i32">;
   readonly jump: FuncRef<readonly ["i32", "i64"], undefined>;
+  readonly jumpLong: FuncRef<readonly ["i32", "i64"], undefined>;
   /** (cpu, rec): to a record of the current page, as `jump` goes to an address. */
   readonly arrive: FuncRef<readonly ["i32", "i32"], undefined>;
   readonly hotBranch: FuncRef<readonly ["i32", "i32"], undefined>;
@@ -130,6 +131,7 @@ export class Runtime {
     this.#refillFtlb = this.#defineRefillFtlb();
     this.lookup = this.#defineLookup();
     this.jump = this.#defineJump();
+    this.jumpLong = this.#defineJumpLong();
     this.branchSlow = this.#defineBranchSlow();
     this.arrive = module.func("arrive", ["i32", "i32"], undefined, (f, cpu, rec) => {
       f.store64(cpu, recordRip(cpu, rec), O.rip);
@@ -263,6 +265,26 @@ export class Runtime {
         this.#dispatch(f, cpu, rec);
       });
       f.store32(cpu, I32.const(Leave.DECODE), O.leave);
+    });
+  }
+
+  /** As `jump`, of 64-bit code to 64-bit code whose page the fetch TLB has; all else is for `jump`. */
+  #defineJumpLong() {
+    return this.module.func("jumpLong", ["i32", "i64"], undefined, (f, cpu, rip) => {
+      const entry = f.let(fetchTlbEntry(load32(cpu, O.ftlb), rip));
+      const page = f.let(rip.and(PAGE_MASK));
+      f.if(load64(entry, Ftlb.tag).eq(page).and(load32(cpu, O.poll).eqz()), () => {
+        const rec = f.let(
+          load32(load32(entry, Ftlb.codePage).add(rip.toI32().and(PAGE - 1).shl(2)), CodePage.index),
+        );
+        f.if(rec, () => {
+          f.store64(cpu, rip, O.rip);
+          f.store64(cpu, page, O.pageRip);
+          this.#count(f, cpu, rec);
+          this.#dispatch(f, cpu, rec);
+        });
+      });
+      f.returnCall(this.jump as unknown as FuncRef, cpu, rip);
     });
   }
 
@@ -736,6 +758,7 @@ export class Runtime {
     for (const exported of [
       this.fault,
       this.jump,
+      this.jumpLong,
       this.arrive,
       this.branchSlow,
       this.slowLoad,

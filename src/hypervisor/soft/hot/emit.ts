@@ -69,7 +69,7 @@ class RegionEmitter {
         f.return();
       });
       state.spill();
-      f.returnCall(runtime.jump as unknown as FuncRef, cpu, state.target.get);
+      f.returnCall(runtime.jumpLong as unknown as FuncRef, cpu, state.target.get);
     });
     state.spill();
     f.returnCall(runtime.arrive as unknown as FuncRef, cpu, state.record.get);

@@ -22,7 +22,7 @@ import { type Base, type GuestCode, type HandlerFacts, pageOf, type Region, Regi
 /** The cold module's functions, imported by name as they are needed. */
 const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: ValType | undefined }> = {
   fault: { params: ["i32", "i32", "i32", "i32"], result: undefined },
-  jump: { params: ["i32", "i64"], result: undefined },
+  jumpLong: { params: ["i32", "i64"], result: undefined },
   arrive: { params: ["i32", "i32"], result: undefined },
   slowLoad: { params: ["i32", "i32", "i64", "i32"], result: "i64" },
   slowStore: { params: ["i32", "i32", "i64", "i32", "i64"], result: undefined },
