@@ -275,7 +275,15 @@ export class Runtime {
       const page = f.let(rip.and(PAGE_MASK));
       f.if(load64(entry, Ftlb.tag).eq(page).and(load32(cpu, O.poll).eqz()), () => {
         const rec = f.let(
-          load32(load32(entry, Ftlb.codePage).add(rip.toI32().and(PAGE - 1).shl(2)), CodePage.index),
+          load32(
+            load32(entry, Ftlb.codePage).add(
+              rip
+                .toI32()
+                .and(PAGE - 1)
+                .shl(2),
+            ),
+            CodePage.index,
+          ),
         );
         f.if(rec, () => {
           f.store64(cpu, rip, O.rip);

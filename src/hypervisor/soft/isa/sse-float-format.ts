@@ -185,31 +185,65 @@ export type LaneFunction = (
   lane: number,
 ) => Int;
 
+/** A native result, and whether it is right where MXCSR rounds natively: for operands that the inline check is too strict for. */
+export interface Quick<E extends Expr> {
+  readonly result: E;
+  readonly ok: I32;
+}
+
 /** Clear fpFlags before, record them after; what must be raised is left in fpFlags. */
-function recording(f: FunctionBuilder, use: Use, cpu: I32, compute: (mxcsr: I32) => Expr): void {
+function recording(
+  f: FunctionBuilder,
+  use: Use,
+  cpu: I32,
+  compute: (mxcsr: I32) => Expr,
+  quick?: () => Quick<Expr>,
+): void {
   f.store32(cpu, I32.const(0), O.fpFlags);
-  const result = f.let(compute(f.let(load32(cpu, O.mxcsr))));
+  const mxcsr = f.let(load32(cpu, O.mxcsr));
+  if (quick !== undefined) {
+    const { result, ok } = quick();
+    f.if(roundsNatively(mxcsr).and(ok), () => f.return(result));
+  }
+  const result = f.let(compute(mxcsr));
   f.store32(cpu, f.call(use(mxcsrCommit), cpu), O.fpFlags);
   f.return(result);
 }
 
 /** (cpu, a, b) → bits, for scalars. */
-export const slowScalar = (format: FloatFormat, name: string, compute: LaneFunction): Soft =>
+export const slowScalar = (
+  format: FloatFormat,
+  name: string,
+  compute: LaneFunction,
+  quick?: (f: FunctionBuilder, a: Int, b: Int) => Quick<Int>,
+): Soft =>
   sharedFunction(
     `sse_${name}_${format.shape}_scalar`,
     ["i32", format.type, format.type],
     format.type,
-    (f, use, cpu, a, b) => recording(f, use, cpu, (mxcsr) => compute(f, use, cpu, mxcsr, a, b, 0)),
+    (f, use, cpu, a: Int, b: Int) =>
+      recording(
+        f,
+        use,
+        cpu,
+        (mxcsr) => compute(f, use, cpu, mxcsr, a, b, 0),
+        quick && (() => quick(f, a, b)),
+      ),
   ) as unknown as Soft;
 
 /** (cpu, a, b) → v128, lane by lane. */
-export const slowPacked = (format: FloatFormat, name: string, compute: LaneFunction): Soft =>
+export const slowPacked = (
+  format: FloatFormat,
+  name: string,
+  compute: LaneFunction,
+  quick?: (f: FunctionBuilder, a: V128, b: V128) => Quick<V128>,
+): Soft =>
   sharedFunction(
     `sse_${name}_${format.shape}`,
     ["i32", "v128", "v128"] as const,
     "v128",
-    (f, use, cpu, a, b) =>
-      recording(f, use, cpu, (mxcsr) => {
+    (f, use, cpu, a, b) => {
+      const lanes = (mxcsr: I32) => {
         let result: V128 = ZERO;
         for (let n = 0; n < format.lanes; n++) {
           const bits = compute(
@@ -224,7 +258,9 @@ export const slowPacked = (format: FloatFormat, name: string, compute: LaneFunct
           result = f.let(withLaneBits(format, result, n, bits));
         }
         return result;
-      }),
+      };
+      recording(f, use, cpu, lanes, quick && (() => quick(f, a, b)));
+    },
   ) as unknown as Soft;
 
 /** (cpu, a, b, immediate) → v128, for what works on whole vectors. */

@@ -4,18 +4,24 @@
  */
 import { O } from "../vcpu-state.js";
 import type { F64, Int, V128 } from "../wasm/expr.js";
+import type { FunctionBuilder } from "../wasm/module.js";
 import { shuffleLanes, v, ZERO } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
 import { type Arithmetic, arithmeticLane } from "./sse-float-exact.js";
 import {
   allHaveExponents,
+  allPlain,
   allResultsNormal,
   allTrue,
+  asFloat,
+  constantBits,
   type FloatFormat,
   fastOrSlow,
   fastOrSlowScalar,
   floatBinary,
   hasExponent,
+  notDenormal,
+  type Quick,
   resultIsNormal,
   roundsNatively,
   scalarLane,
@@ -28,9 +34,52 @@ import { readSource } from "./vector-operands.js";
 
 type Binary = Exclude<Arithmetic, "sqrt">;
 
+/** Where zero operands make a zero result; otherwise one is tiny, but for that of a sum, which is exact. */
+function zeroResult<T>(
+  name: Binary,
+  isZero: { a: T; b: T; r: T },
+  and: (a: T, b: T) => T,
+  or: (a: T, b: T) => T,
+): T {
+  const { a, b, r } = isZero;
+  if (name === "add" || name === "sub") return r;
+  return and(r, name === "mul" ? or(a, b) : a);
+}
+
+const quickScalar =
+  (format: FloatFormat, name: Binary) =>
+  (f: FunctionBuilder, a: Int, b: Int): Quick<Int> => {
+    const result = f.let(floatBinary(name, asFloat(a), asFloat(b)).bits() as Int);
+    const zero = (bits: Int) => bits.shl(constantBits(format, 1n)).eqz();
+    const zeros = zeroResult(
+      name,
+      { a: zero(a), b: zero(b), r: zero(result) },
+      (p, q) => p.and(q),
+      (p, q) => p.or(q),
+    );
+    const plain = notDenormal(format, a).and(notDenormal(format, b));
+    return { result, ok: plain.and(resultIsNormal(format, result).or(zeros)) };
+  };
+
+const quickPacked =
+  (format: FloatFormat, name: Binary) =>
+  (f: FunctionBuilder, a: V128, b: V128): Quick<V128> => {
+    const result = f.let(v(`${format.shape}.${name}`, a, b));
+    const zero = (lanes: V128) => v(`${format.shape}.eq`, lanes, ZERO);
+    const zeros = zeroResult(
+      name,
+      { a: zero(a), b: zero(b), r: zero(result) },
+      (p, q) => v("v128.and", p, q),
+      (p, q) => v("v128.or", p, q),
+    );
+    const plain = v("v128.and", allPlain(format, a, f), allPlain(format, b, f));
+    const normal = allResultsNormal(format, result);
+    return { result, ok: allTrue(format, v("v128.and", plain, v("v128.or", normal, zeros))) };
+  };
+
 /** ADDSS … DIVSD. */
 export function scalarArithmetic(format: FloatFormat, name: Binary): Definition {
-  const slow = slowScalar(format, name, arithmeticLane(format, name));
+  const slow = slowScalar(format, name, arithmeticLane(format, name), quickScalar(format, name));
   return (x) => {
     x.requireSse();
     const { f } = x;
@@ -74,7 +123,7 @@ function packed(
 
 /** ADDPS … DIVPD. */
 export function packedArithmetic(format: FloatFormat, name: Binary): Definition {
-  const slow = slowPacked(format, name, arithmeticLane(format, name));
+  const slow = slowPacked(format, name, arithmeticLane(format, name), quickPacked(format, name));
   return (x) => {
     x.requireSse();
     const b = readSource(x, 1);
@@ -87,7 +136,7 @@ const lanesOf = (format: FloatFormat, a: V128, b: V128, lanes: readonly number[]
 
 /** HADDPS, HADDPD, HSUBPS, HSUBPD: even lanes op odd lanes, of a, then of b. */
 export function horizontal(format: FloatFormat, name: "add" | "sub"): Definition {
-  const slow = slowPacked(format, name, arithmeticLane(format, name));
+  const slow = slowPacked(format, name, arithmeticLane(format, name), quickPacked(format, name));
   const lanes = Array.from({ length: format.lanes }, (_, i) => 2 * i);
   return (x) => {
     x.requireSse();
