@@ -222,13 +222,22 @@ export class SoftVcpu implements Vcpu {
     if (this.vm.options.tier !== "cold") {
       const counters = memory.u16.subarray(s.hotCounters >>> 1, (s.hotCounters >>> 1) + HOT_COUNTERS);
       const forced = this.vm.options.tier === "hot";
-      hot = new HotTier(cache, makeDecoder(), engine.handlers, engine.table, counters, engine.env, {
-        physicalPage: (linear) => {
-          const failed = wasm.walk(s.address, BigInt.asIntN(64, linear), AccessKind.PEEK) !== 0;
-          return failed ? -1 : Number(s.walkPhysical >> 12n);
+      hot = new HotTier(
+        cache,
+        makeDecoder(),
+        engine.handlers,
+        engine.table,
+        counters,
+        engine.env,
+        {
+          physicalPage: (linear) => {
+            const failed = wasm.walk(s.address, BigInt.asIntN(64, linear), AccessKind.PEEK) !== 0;
+            return failed ? -1 : Number(s.walkPhysical >> 12n);
+          },
+          eager: forced,
         },
-        eager: forced,
-      });
+        () => s.mxcsr,
+      );
       cache.onInvalidate = (page) => hot?.pageInvalidated(page);
       cache.hotBranches = forced ? 1 : HOT_BRANCHES;
       s.hotThreshold = forced ? 1 : HOT_ARRIVALS;

@@ -66,6 +66,9 @@ const PAGE_MASK = ~0xfff;
 const REGISTER_FIELD = [Rec.r0, Rec.r1, Rec.r2] as const;
 
 export class ColdContext implements InstrContext {
+  get exactSoFar(): boolean {
+    return false;
+  }
   readonly size: OperandSize;
   readonly addressSize: 2 | 4 | 8;
   readonly long: boolean;

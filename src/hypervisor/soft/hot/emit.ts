@@ -52,7 +52,7 @@ class RegionEmitter {
     };
     this.#flow = analyse(this.#graph);
     const homes = registerHomes(region, this.#flow);
-    this.state = new RegionState(this.f, this.cpu, homes, () => runtime.settleFlags);
+    this.state = new RegionState(this.f, this.cpu, homes, code.exactSoFar, () => runtime.settleFlags);
   }
 
   emit(): FunctionBody {
@@ -225,6 +225,8 @@ function onlyWays({ entry, blocks }: Region): Set<Block> {
 
 /** What the emitter asks about decoded code. */
 export interface RegionCode {
+  /** The vCPU's MXCSR.PE is clear. */
+  readonly exactSoFar: boolean;
   /** Record of the instruction at `at`, 0 where there is none. */
   recordOf(base: Base, at: number): number;
   /** Code page of the page that `at` is in. */

@@ -43,6 +43,8 @@ export class RegionState {
     readonly f: FunctionBuilder,
     readonly cpu: I32,
     readonly homes: RegisterHomes,
+    /** InstrContext.exactSoFar, when the region is made. */
+    readonly exactSoFar: boolean,
     settleFlags: RegionFlags["settle"],
   ) {
     this.dtlb = f.local("i32");
@@ -220,6 +222,10 @@ export class HotContext extends ColdContext {
   }
 
   override finish(): void {}
+
+  override get exactSoFar(): boolean {
+    return this.region.exactSoFar;
+  }
 
   protected override end(): void {
     if (this.f.depth === this.#depth) this.left = true;

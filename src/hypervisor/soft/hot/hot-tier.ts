@@ -11,6 +11,7 @@ import type { Runtime } from "../cold/runtime.js";
 import type { CodeCache } from "../decode/code-cache.js";
 import { FORMS_PER_ROW, formsOf } from "../decode/forms.js";
 import type { InstructionDecoder } from "../decode/instruction.js";
+import { FpFlag } from "../fpu/control.js";
 import type { SharedFunction } from "../isa/context.js";
 import type { OpcodeRow } from "../isa/opcode-table.js";
 import { CodeMode, HOT_COUNTERS, RECORD_SIZE, Rec } from "../vcpu-state.js";
@@ -140,6 +141,7 @@ export class HotTier implements RegionCode {
     /** What region modules import: memory, table, and the cold module's exports. */
     readonly env: WebAssembly.Imports[string],
     guest: Pick<GuestCode, "physicalPage" | "eager">,
+    readonly mxcsr: () => number,
   ) {
     this.#next = handlers.count;
     this.#finder = new RegionFinder(decoder, cache, {
@@ -172,6 +174,10 @@ export class HotTier implements RegionCode {
         this.#forms.set(this.handlers.handlers[base + number], form);
     }
     return this.#forms.get(handler);
+  }
+
+  get exactSoFar(): boolean {
+    return (this.mxcsr() & FpFlag.PE) === 0;
   }
 
   recordOf({ pages }: Base, at: number): number {

@@ -69,6 +69,11 @@ export interface InstrContext {
   readonly rep: "none" | "rep" | "repne";
   /** Fixed arguments from the opcode table's row. */
   readonly args: readonly number[];
+  /**
+   * The program has had exact results of SSE arithmetic only, as far as is known: MXCSR.PE is clear. Worth a check in place
+   * whether the next one is exact, too.
+   */
+  readonly exactSoFar: boolean;
 
   // --- operands ---
   /** Value of integer operand `i`, zero-extended; i64 for 8 bytes, else i32. Immediates are sign-extended to the operand size, then as said. */

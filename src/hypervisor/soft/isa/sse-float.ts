@@ -3,7 +3,7 @@
  * told in sse-float-format.
  */
 import { O } from "../vcpu-state.js";
-import type { F64, Int, V128 } from "../wasm/expr.js";
+import type { F64, I32, Int, V128 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { shuffleLanes, v, ZERO } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
@@ -20,6 +20,7 @@ import {
   fastOrSlowScalar,
   floatBinary,
   hasExponent,
+  laneBits,
   notDenormal,
   type Quick,
   resultIsNormal,
@@ -29,6 +30,7 @@ import {
   slowPacked,
   slowScalar,
   splatBits,
+  withLaneBits,
 } from "./sse-float-format.js";
 import { readSource } from "./vector-operands.js";
 
@@ -44,6 +46,40 @@ function zeroResult<T>(
   const { a, b, r } = isZero;
   if (name === "add" || name === "sub") return r;
   return and(r, name === "mul" ? or(a, b) : a);
+}
+
+/**
+ * Lanes of a op b, which is r, that are exact for sure, so that MXCSR.PE stays as it is. Of sums: the error is itself a number
+ * (Knuth, TAOCP vol. 2, 4.2.2, theorem B). Of products: the significands are short enough together.
+ */
+function exactLanes(
+  f: FunctionBuilder,
+  format: FloatFormat,
+  name: Binary,
+  a: V128,
+  b: V128,
+  r: V128,
+): V128 | undefined {
+  const { shape, ints, fractionBits } = format;
+  const equal = (p: V128, q: V128) => v(`${shape}.eq`, p, q);
+  if (name === "div") return undefined;
+  if (name === "mul") {
+    const [half, rest] = [fractionBits >> 1, (fractionBits >> 1) + 1];
+    const low = (lanes: V128, bits: number) =>
+      v("v128.and", lanes, splatBits(format, (1n << BigInt(bits)) - 1n));
+    return v(`${ints}.eq`, v("v128.or", low(a, half), low(b, rest)), ZERO);
+  }
+  const bPart = f.let(v(`${shape}.sub`, r, a));
+  const aPart = v(`${shape}.sub`, r, bPart);
+  const b1 = name === "add" ? b : v(`${shape}.neg`, b);
+  return v("v128.and", equal(a, aPart), equal(b1, bPart));
+}
+
+/** MXCSR lets the results be as they are: it rounds natively, or they are `exact`, where that is worth a look. */
+function acceptsResult(x: InstrContext, exact: () => I32 | undefined): I32 {
+  const native = roundsNatively(x.field32(O.mxcsr));
+  const known = x.exactSoFar ? exact() : undefined;
+  return known === undefined ? native : native.or(known);
 }
 
 const quickScalar =
@@ -87,7 +123,14 @@ export function scalarArithmetic(format: FloatFormat, name: Binary): Definition 
     const old = x.readVector(0);
     const a = scalarLane(f, format, old);
     const fast = f.let(floatBinary(name, a.value, b.value));
-    const ok = roundsNatively(x.field32(O.mxcsr))
+    const exact = () => {
+      const [bLane, rLane] = [b.bits, fast.bits() as Int].map((bits) =>
+        f.let(withLaneBits(format, ZERO, 0, bits)),
+      );
+      const lanes = exactLanes(f, format, name, old, bLane, rLane);
+      return lanes && laneBits(format, lanes, 0).ne(constantBits(format, 0n));
+    };
+    const ok = acceptsResult(x, exact)
       .and(hasExponent(format, a.bits))
       .and(hasExponent(format, b.bits))
       .and(resultIsNormal(format, f.let(fast.bits() as Int)));
@@ -108,7 +151,11 @@ function packed(
 ): V128 {
   const { f } = x;
   const fast = f.let(v(`${format.shape}.${name}`, a, b));
-  const ok = roundsNatively(x.field32(O.mxcsr)).and(
+  const exact = () => {
+    const lanes = exactLanes(f, format, name, a, b, fast);
+    return lanes && allTrue(format, lanes);
+  };
+  const ok = acceptsResult(x, exact).and(
     allTrue(
       format,
       v(
