@@ -321,7 +321,15 @@ export const CodeMapEntry = { size: 8, key: 0, codePage: 4 } as const;
 /** Addresses of TLB entries that were filled with pages that a load of CR3 drops. */
 export const TLB_LOG_OFFSET = CODE_MAP_OFFSET + CODE_MAP_ENTRIES * CodeMapEntry.size;
 export const TLB_LOG_ENTRIES = 512;
-export const VCPU_BYTES = TLB_LOG_OFFSET + TLB_LOG_ENTRIES * 4;
+/**
+ * Paging-structure cache of four-level paging (SDM vol. 3A, 4.10.3): the page table of 2 MiB of linear addresses. `tag`: their
+ * number, `table`: linear-memory address, `rights`: U/S, R/W and XD of the entries on the way there, as three bits.
+ */
+export const STRUCTURE_CACHE_ENTRIES = 64;
+export const StructureCache = { size: 16, tag: 0, table: 8, rights: 12 } as const;
+export const STRUCTURE_CACHE_OFFSET = TLB_LOG_OFFSET + TLB_LOG_ENTRIES * 4;
+
+export const VCPU_BYTES = STRUCTURE_CACHE_OFFSET + STRUCTURE_CACHE_ENTRIES * StructureCache.size;
 
 /** A map from guest-physical page number to the linear address of the page, with PhysFlag in the low bits; 0: not RAM. */
 export const PHYS_PAGES = 2 << 20;

@@ -69,6 +69,7 @@ import {
   SCRATCH_RECORDS_OFFSET,
   Seg,
   Shadow,
+  STRUCTURE_CACHE_OFFSET,
   VCPU_BYTES,
   VCPU_STATE,
   type VcpuState,
@@ -146,6 +147,7 @@ export class SoftVcpu implements Vcpu {
     memory.u8.fill(0, s.address, s.address + VCPU_STATE.size);
     memory.u8.fill(0xff, s.address + VCPU_STATE.size, s.address + HOT_COUNTERS_OFFSET);
     memory.u8.fill(0, s.address + HOT_COUNTERS_OFFSET, s.address + VCPU_BYTES);
+    memory.u8.fill(0xff, s.address + STRUCTURE_CACHE_OFFSET, s.address + VCPU_BYTES);
     s.physMap = physMap;
     s.ownerBit = ownerBit;
     s.busLock = busLock;

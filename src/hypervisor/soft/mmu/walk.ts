@@ -18,6 +18,9 @@ import {
   MmuMode,
   O,
   PHYS_PAGES,
+  STRUCTURE_CACHE_ENTRIES,
+  STRUCTURE_CACHE_OFFSET,
+  StructureCache,
   TLB_LOG_ENTRIES,
   TLB_LOG_OFFSET,
   TLB_OFFSET,
@@ -54,6 +57,23 @@ const NX = 1n << 63n;
 const FAULT = 0x100;
 /** 1 GiB */
 const LARGEST_PAGE_SHIFT = 30;
+
+/** Linear addresses that one page table maps: 2 MiB. */
+const STRUCTURE_CACHE_SHIFT = 21;
+
+const structureCacheEntry = (cpu: I32, va: I64): I32 =>
+  cpu.add(STRUCTURE_CACHE_OFFSET).add(
+    va
+      .shrU(STRUCTURE_CACHE_SHIFT)
+      .toI32()
+      .and(STRUCTURE_CACHE_ENTRIES - 1)
+      .shl(Math.log2(StructureCache.size)),
+  );
+
+function dropStructures(f: FunctionBuilder, cpu: I32): void {
+  const bytes = STRUCTURE_CACHE_ENTRIES * StructureCache.size;
+  f.fill(cpu.add(STRUCTURE_CACHE_OFFSET), I32.const(0xff), I32.const(bytes));
+}
 
 export interface WalkFunctions {
   /** (cpu, physical) → the page's entry in the physical map, 0 where it is not RAM. */
@@ -221,8 +241,9 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
         I64.const(0).select(load32(cpu, O.efer).and(Efer.NXE), I64.const(NX)),
       ),
     );
+    /** `table`: linear-memory address. */
     const [table, level, us, rw, nx] = [
-      f.local("i64"),
+      f.local("i32"),
       f.local("i32"),
       f.local("i32"),
       f.local("i32"),
@@ -232,26 +253,42 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
       f.set(us, I32.const(1));
       f.set(rw, I32.const(1));
       f.set(nx, I32.const(0));
+      const setTable = (entry: I64) => {
+        const page = f.let(f.call(physEntry, cpu, f.let(entry.and(I64.const(ADDRESS_MASK)))));
+        f.if(page.eqz(), () => f.return(error));
+        f.set(table, page.and(~0xfff));
+      };
       f.if(
         longMode,
         () => {
-          f.set(table, load64(cpu, O.cr3).and(I64.const(ADDRESS_MASK)));
-          f.set(level, I32.const(4));
+          const cached = f.let(structureCacheEntry(cpu, va));
+          f.if(
+            load64(cached, StructureCache.tag).eq(va.shrU(STRUCTURE_CACHE_SHIFT)),
+            () => {
+              const rights = f.let(load32(cached, StructureCache.rights));
+              f.set(us, rights.and(1));
+              f.set(rw, rights.shrU(1).and(1));
+              f.set(nx, rights.shrU(2));
+              f.set(table, load32(cached, StructureCache.table));
+              f.set(level, I32.const(1));
+            },
+            () => {
+              setTable(load64(cpu, O.cr3));
+              f.set(level, I32.const(4));
+            },
+          );
         },
         () => {
           const pdpte = f.let(load64(cpu.add(va.shrU(27).toI32().and(0x18)), O.pdpte));
           f.if(pdpte.and(Pte.P).eqz(), () => f.return(error));
-          f.set(table, pdpte.and(I64.const(ADDRESS_MASK)));
+          setTable(pdpte);
           f.set(level, I32.const(2));
           f.set(reserved, reserved.get.or(I64.const(PAE_RESERVED)));
         },
       );
       f.loop((nextLevel) => {
         const shift = f.let(level.get.mul(9).add(3).toI64U());
-        const pa = f.let(table.get.add(va.shrU(shift).and(0x1ff).shl(3)));
-        const page = f.let(f.call(physEntry, cpu, pa));
-        f.if(page.eqz(), () => f.return(error));
-        const at = f.let(page.and(~0xfff).add(pa.toI32().and(0xfff)));
+        const at = f.let(table.get.add(va.shrU(shift).toI32().and(0x1ff).shl(3)));
         const entry = f.let(load64(at));
         f.if(entry.and(Pte.P).eqz(), () => f.return(error));
         const reservedFault = () => f.return(error.or(Pte.P | 8));
@@ -281,8 +318,15 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
         f.if(needsMark(access, entry.and(Pte.A).eqz()), () =>
           f.brIf(retry, (atomicCmpxchg(8, at, entry, entry.or(Pte.A)) as I64).ne(entry)),
         );
-        f.set(table, entry.and(I64.const(ADDRESS_MASK)));
+        setTable(entry);
         f.set(level, level.get.sub(1));
+        const isCacheable = level.get.eq(1).and(longMode.ne(0)).and(entry.and(Pte.A).ne(0));
+        f.if(isCacheable, () => {
+          const cached = f.let(structureCacheEntry(cpu, va));
+          f.store64(cached, va.shrU(STRUCTURE_CACHE_SHIFT), StructureCache.tag);
+          f.store32(cached, table.get, StructureCache.table);
+          f.store32(cached, us.get.or(rw.get.shl(1)).or(nx.get.shl(2)), StructureCache.rights);
+        });
         f.br(nextLevel);
       });
     });
@@ -311,6 +355,7 @@ function exportFlushes(module: ModuleBuilder): void {
   module.export(
     module.func("flushTlb", ["i32"], undefined, (f, cpu) => {
       f.fill(cpu.add(TLB_OFFSET), I32.const(0xff), I32.const(FTLB_OFFSET - TLB_OFFSET + 2 * FTLB_BYTES));
+      dropStructures(f, cpu);
       f.store32(cpu, I32.const(0), O.tlbLogged);
       f.store64(cpu, I64.const(0), O.largePages);
     }),
@@ -319,6 +364,7 @@ function exportFlushes(module: ModuleBuilder): void {
   module.export(
     module.func("flushTlbNonGlobal", ["i32"], undefined, (f, cpu) => {
       f.store64(cpu, load64(cpu, O.counters + 8 * Counter.FLUSH).add(1), O.counters + 8 * Counter.FLUSH);
+      dropStructures(f, cpu);
       const count = f.let(load32(cpu, O.tlbLogged));
       f.store32(cpu, I32.const(0), O.tlbLogged);
       f.if(count.leU(TLB_LOG_ENTRIES), () => {
@@ -354,6 +400,7 @@ function exportFlushes(module: ModuleBuilder): void {
   // INVLPG: the page at `va`, and what of large pages is within the largest that may hold it.
   module.export(
     module.func("flushPage", ["i32", "i64"], undefined, (f, cpu, va) => {
+      dropStructures(f, cpu);
       const page = f.let(va.and(~0xfff));
       f.if(load64(cpu, O.largePages).and(regionBit(va)).eqz(), () => {
         const fetch = f.let(fetchTlbEntry(cpu.add(FTLB_OFFSET), va));
