@@ -5,13 +5,21 @@
 import type { IoThread } from "../devices/virtio/device.js";
 import { array, Layout } from "../memory/layout.js";
 import type { StateAllocator } from "../memory/state-allocator.js";
+import { type Lifecycle, Phase } from "./lifecycle.js";
 
 /** The Worker with the event loop. */
 export const IO_THREAD = 0;
 /** Disks beyond so many share Workers. */
 const MAX_DISK_THREADS = 4;
 
-const IO_THREADS = new Layout("io-threads", { doorbells: array("u32", 1 + MAX_DISK_THREADS) });
+const IO_THREADS = new Layout("io-threads", {
+  doorbells: array("u32", 1 + MAX_DISK_THREADS),
+  /** Workers that may be at a request. */
+  busy: "u32",
+});
+
+/** The end of the machine is not notified where `waitUntilQuiet` waits: it looks again so often. */
+const LOOK_AGAIN_MILLISECONDS = 50;
 
 /** Number of the Worker of disk `index`. */
 export function diskThread(index: number): number {
@@ -21,6 +29,7 @@ export function diskThread(index: number): number {
 export class IoThreads {
   readonly #words: Int32Array;
   readonly #first: number;
+  readonly #busy: number;
 
   constructor(
     allocator: StateAllocator,
@@ -30,6 +39,7 @@ export class IoThreads {
     const state = allocator.alloc(IO_THREADS, "io-threads");
     this.#words = allocator.memory.i32;
     this.#first = (state.address + IO_THREADS.offset.doorbells) >>> 2;
+    this.#busy = (state.address + IO_THREADS.offset.busy) >>> 2;
   }
 
   /** Numbers of the Workers for disks. */
@@ -56,6 +66,27 @@ export class IoThreads {
   phaseChanged(): void {
     if (this.seen(IO_THREAD) !== 0) this.thread(IO_THREAD).ring();
     for (const thread of this.diskThreads) this.thread(thread).ring();
+  }
+
+  /** Have a Worker `serve`, if the machine runs; false otherwise. What it does is not visible as half done to `waitUntilQuiet`. */
+  whileRunning(lifecycle: Lifecycle, serve: () => boolean): boolean {
+    // Before the look at the phase: who changes that and then finds no busy Worker knows that none will be.
+    Atomics.add(this.#words, this.#busy, 1);
+    try {
+      return lifecycle.phase === Phase.RUNNING && serve();
+    } finally {
+      if (Atomics.sub(this.#words, this.#busy, 1) === 1) Atomics.notify(this.#words, this.#busy);
+    }
+  }
+
+  /** Resolves once no Worker is at a request of a machine that was paused, or the machine has ended. For the main thread. */
+  async waitUntilQuiet(lifecycle: Lifecycle): Promise<void> {
+    for (;;) {
+      const busy = Atomics.load(this.#words, this.#busy);
+      if (busy === 0 || lifecycle.ended) return;
+      const result = Atomics.waitAsync(this.#words, this.#busy, busy, LOOK_AGAIN_MILLISECONDS);
+      if (result.async) await result.value;
+    }
   }
 
   /** How often the doorbell of Worker `number` rang: to be passed to the waits below. */
