@@ -29,10 +29,14 @@ export interface GuestDisk {
 
 export type Start = (guest: GuestSpec) => Guest;
 
+export type Accel = "soft" | "kvm";
+
+/** `tier` is for `soft`. */
 export const startNlkt =
-  (tier: string): Start =>
+  (accel: Accel, tier: string): Start =>
   ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk, params = "" }) => {
-    const options = ["--tier", tier, "--accel", "soft", "--loglevel", "debug", "-m", `${memoryMiB}`];
+    const options = ["--accel", accel, "--loglevel", "debug", "-m", `${memoryMiB}`];
+    if (accel === "soft") options.push("--tier", tier);
     options.push("-c", `${cpus}`);
     if (disk !== undefined) {
       options.push("-d", `${disk.file},format=${disk.format}${disk.temporary ? ",cow" : ""}`);
@@ -42,22 +46,26 @@ export const startNlkt =
   };
 
 /** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
-export const startQemu: Start = ({
-  kernel,
-  initrd,
-  memoryMiB = DEFAULT_MEMORY_MIB,
-  cpus = 1,
-  disk,
-  params = "",
-}) =>
-  new Guest(QEMU, [
-    ...["-accel", "tcg,thread=multi", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
-    ...["-smp", `${cpus}`],
-    ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
-    ...(disk === undefined ? [] : ["-drive", driveOf(disk)]),
-    ...["-kernel", kernel, "-initrd", initrd],
-    ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true, params: [params] })],
-  ]);
+export const startQemu =
+  (accel: Accel): Start =>
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk, params = "" }) =>
+    new Guest(QEMU, [
+      ...[
+        "-accel",
+        accel === "kvm" ? "kvm" : "tcg,thread=multi",
+        "-machine",
+        "pc",
+        "-cpu",
+        "max",
+        "-m",
+        `${memoryMiB}`,
+      ],
+      ...["-smp", `${cpus}`],
+      ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
+      ...(disk === undefined ? [] : ["-drive", driveOf(disk)]),
+      ...["-kernel", kernel, "-initrd", initrd],
+      ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true, params: [params] })],
+    ]);
 
 function driveOf({ file, format, temporary }: GuestDisk): string {
   return `file=${file},format=${format},if=virtio${temporary ? ",snapshot=on" : ""}`;
