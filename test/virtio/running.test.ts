@@ -11,6 +11,7 @@ import { promisify } from "node:util";
 import type { InstanceStats } from "../../src/api/index.js";
 import { createImage } from "../../src/backends/disk/create-image.js";
 import { NLKT } from "../cli/nlkt.js";
+import { tierOptions } from "../guest/guests.js";
 import { virtioGuest } from "./guest.js";
 
 const run = promisify(execFile);
@@ -83,7 +84,7 @@ test("balloon, stat, pause and resume of a guest that writes to its disks", asyn
   truncateSync(file("raw"), 16 * MIB);
   await createImage({ file: file("qcow2"), size: 16 * MIB, format: "qcow2" });
   child = spawn(process.execPath, [
-    ...[NLKT, "run", "--name", NAME, "--accel", ACCEL, "--balloon", "-m", `${MEMORY_MIB}`],
+    ...[NLKT, "run", "--name", NAME, "--accel", ACCEL, "--balloon", "-m", `${MEMORY_MIB}`, ...tierOptions],
     ...["-k", guest.kernel, "-i", file("initrd"), "-p", "quiet"],
     ...["-d", `${file("raw")},format=raw`, "-d", file("qcow2")],
   ]);
