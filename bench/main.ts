@@ -11,19 +11,22 @@ import { qemuVersion, startNlkt, startQemu } from "./peers.js";
 import { type Line, ROWS, type Row, type Sample } from "./rows.js";
 import { type Result, reportRow, tableText } from "./table.js";
 
-const HELP = `npm run bench -- [--runs N] [--only WORD]... [--tier auto|hot|cold]... [--no-native] [--json] [--save] [--list]
+const HELP = `npm run bench -- [--runs N] [--only WORD]... [--tier auto|hot|cold]... [--accel soft|kvm] [--no-native] [--json] [--save] [--list]
 
   --runs N       times that each side does each row; the table has the medians (default 5)
   --only WORD    rows whose name, or group's name, has WORD in it
   --tier TIER    NLKT's tiers; the first is the one that counts (default auto)
+  --accel ACCEL  soft against QEMU's TCG (default), or kvm against QEMU with KVM
   --no-native    without the host's own CPU
   --json         all values, for programs
   --save         put the table into docs/performance.md, too
   --list         the rows' names`;
 const NATIVE = "native";
-const QEMU_SIDE = "QEMU TCG";
 
 const options = readOptions();
+const accel = options.accel === "kvm" ? "kvm" : "soft";
+if (options.accel !== accel) wrongUsage(`--accel ${options.accel}: soft and kvm are possible`);
+const QEMU_SIDE = accel === "kvm" ? "QEMU KVM" : "QEMU TCG";
 if (options.help) {
   console.log(HELP);
   process.exit(0);
@@ -51,13 +54,16 @@ function progress(message: string): void {
 }
 const machine = describeMachine(qemuVersion());
 const guests = makeGuests(progress);
-const own = options.tier.map((tier) => `NLKT ${tier}`);
+const tiers = accel === "soft" ? options.tier : ["kvm"];
+const own = tiers.map((tier) => `NLKT ${tier}`);
 const sides = new Map<string, Measure>();
-for (const [index, tier] of options.tier.entries()) {
-  sides.set(own[index], (row, lines) => row.measure(startNlkt(tier), guests, lines));
+for (const [index, tier] of tiers.entries()) {
+  sides.set(own[index], (row, lines) => row.measure(startNlkt(accel, tier), guests, lines));
 }
 if (machine.qemu !== undefined) {
-  sides.set(QEMU_SIDE, (row, lines) => (row.hasPeer ? row.measure(startQemu, guests, lines) : undefined));
+  sides.set(QEMU_SIDE, (row, lines) =>
+    row.hasPeer ? row.measure(startQemu(accel), guests, lines) : undefined,
+  );
 }
 if (!options["no-native"]) sides.set(NATIVE, (row, lines) => row.native?.(guests, lines));
 
@@ -68,6 +74,7 @@ function readOptions() {
         runs: { type: "string", default: "5" },
         tier: { type: "string", multiple: true, default: ["auto"] },
         only: { type: "string", multiple: true, default: [] },
+        accel: { type: "string", default: "soft" },
         "no-native": { type: "boolean", default: false },
         json: { type: "boolean", default: false },
         save: { type: "boolean", default: false },

@@ -15,30 +15,61 @@ export interface GuestSpec {
   readonly memoryMiB?: number;
   /** vCPUs, one where left out. */
   readonly cpus?: number;
-  readonly disk?: { readonly file: string; readonly format: "raw" | "qcow2" };
+  readonly disk?: GuestDisk;
+  /** More kernel parameters. */
+  readonly params?: string;
+}
+
+export interface GuestDisk {
+  readonly file: string;
+  readonly format: "raw" | "qcow2";
+  /** What the guest writes is dropped. */
+  readonly temporary?: boolean;
 }
 
 export type Start = (guest: GuestSpec) => Guest;
 
+export type Accel = "soft" | "kvm";
+
+/** `tier` is for `soft`. */
 export const startNlkt =
-  (tier: string): Start =>
-  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk }) => {
-    const options = ["--tier", tier, "--accel", "soft", "--loglevel", "debug", "-m", `${memoryMiB}`];
+  (accel: Accel, tier: string): Start =>
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk, params = "" }) => {
+    const options = ["--accel", accel, "--loglevel", "debug", "-m", `${memoryMiB}`];
+    if (accel === "soft") options.push("--tier", tier);
     options.push("-c", `${cpus}`);
-    if (disk !== undefined) options.push("-d", `${disk.file},format=${disk.format}`);
-    return new Guest(process.execPath, [NLKT, "run", ...options, "-k", kernel, "-i", initrd, "-p", "quiet"]);
+    if (disk !== undefined) {
+      options.push("-d", `${disk.file},format=${disk.format}${disk.temporary ? ",cow" : ""}`);
+    }
+    options.push("-k", kernel, "-i", initrd, "-p", `quiet ${params}`.trim());
+    return new Guest(process.execPath, [NLKT, "run", ...options]);
   };
 
 /** No devices but what the guest uses, so that its firmware and Linux have as little to do as under NLKT. */
-export const startQemu: Start = ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk }) =>
-  new Guest(QEMU, [
-    ...["-accel", "tcg,thread=multi", "-machine", "pc", "-cpu", "max", "-m", `${memoryMiB}`],
-    ...["-smp", `${cpus}`],
-    ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
-    ...(disk === undefined ? [] : ["-drive", `file=${disk.file},format=${disk.format},if=virtio`]),
-    ...["-kernel", kernel, "-initrd", initrd],
-    ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true })],
-  ]);
+export const startQemu =
+  (accel: Accel): Start =>
+  ({ kernel, initrd, memoryMiB = DEFAULT_MEMORY_MIB, cpus = 1, disk, params = "" }) =>
+    new Guest(QEMU, [
+      ...[
+        "-accel",
+        accel === "kvm" ? "kvm" : "tcg,thread=multi",
+        "-machine",
+        "pc",
+        "-cpu",
+        "max",
+        "-m",
+        `${memoryMiB}`,
+      ],
+      ...["-smp", `${cpus}`],
+      ...["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"],
+      ...(disk === undefined ? [] : ["-drive", driveOf(disk)]),
+      ...["-kernel", kernel, "-initrd", initrd],
+      ...["-append", kernelCommandLine({ console: "ttyS0", quiet: true, params: [params] })],
+    ]);
+
+function driveOf({ file, format, temporary }: GuestDisk): string {
+  return `file=${file},format=${format},if=virtio${temporary ? ",snapshot=on" : ""}`;
+}
 
 /** QEMU's version, or undefined where there is none. */
 export function qemuVersion(): string | undefined {

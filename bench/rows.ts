@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { DEBIAN_DISK_ROW } from "./debian-disk.js";
 import { DISK_ROWS } from "./disks.js";
 import type { Guests } from "./guests.js";
 import { GROUPS, type Job, type JobGroup, JobReader, type JobSample } from "./jobs.js";
@@ -52,6 +53,7 @@ export const ROWS: readonly Row[] = [
   boot("boot of a small kernel to power-off", (guests) => guests.smallKernel(), { ratio: 1.5 }),
   boot("boot of Debian 6.1 to power-off", (guests) => guests.kernel61()),
   ...GROUPS.map(jobs),
+  DEBIAN_DISK_ROW,
   ...DISK_ROWS,
   SMP_BOOT,
   ...SMP_GROUPS.map(jobs),

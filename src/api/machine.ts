@@ -236,7 +236,7 @@ export class Machine {
     return this.#finished;
   }
 
-  /** Stop the vCPUs; the guest's clocks go on. */
+  /** Stop the vCPUs and the devices' work for them: memory and disk images stay as they are. The guest's clocks go on. */
   async pause(): Promise<void> {
     this.#paused = true;
     await this.#instance.pause();

@@ -3,6 +3,7 @@
  * shared memory: the same constructions in the same order give the same addresses (DESIGN, law 2).
  */
 
+import { availableParallelism } from "node:os";
 import { GUEST_STATUS_PORT } from "../boot/guest-command.js";
 import { ACPI_PM_PORT, ACPI_PM_PORT_COUNT, AcpiPm, SCI_GSI } from "../devices/acpi-pm.js";
 import { MmioBus, PortBus } from "../devices/bus.js";
@@ -148,7 +149,7 @@ export class Board {
     const pm = this.#addPowerManagement();
     this.#powerButtonTimer = this.timers.create(() => pm.pressPowerButton());
     this.#addTestPorts(config);
-    this.ioThreads = new IoThreads(this.allocator, config.disks.length);
+    this.ioThreads = new IoThreads(this.allocator, config.disks.length, availableParallelism() > config.cpus);
     this.virtio = this.#addVirtio(config, pci);
 
     if (config.debug.ioport) this.ports.trace = printingTrace("ioport", traceLine);

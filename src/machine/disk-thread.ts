@@ -5,7 +5,6 @@ import { openDisk } from "../backends/disk/open-disk.js";
 import type { DiskGeometry } from "../devices/virtio/blk.js";
 import type { Board } from "./board.js";
 import { diskThread } from "./io-threads.js";
-import { Phase } from "./lifecycle.js";
 import { enterThread, type ThreadData } from "./thread-data.js";
 
 /** What the Worker posts: the disks that it has, or why it has none. */
@@ -49,7 +48,7 @@ async function open(board: Board, disks: Disk[]): Promise<void> {
 function serve({ lifecycle, virtio, ioThreads }: Board): void {
   while (!lifecycle.ended) {
     const seen = ioThreads.seen(data.id);
-    const more = lifecycle.phase === Phase.RUNNING && virtio.serve(data.id);
+    const more = ioThreads.whileRunning(lifecycle, () => virtio.serve(data.id));
     if (!more) ioThreads.wait(data.id, seen);
   }
 }

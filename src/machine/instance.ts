@@ -98,12 +98,16 @@ export class Instance {
     this.board.ioThreads.phaseChanged();
   }
 
-  /** Stop the vCPUs between two instructions; resolves once they stand. The guest's clocks go on. */
+  /**
+   * Stop the vCPUs between two instructions and the devices between two requests; resolves once they stand. The guest's clocks
+   * go on.
+   */
   async pause(): Promise<void> {
-    const { lifecycle } = this.board;
+    const { lifecycle, ioThreads } = this.board;
     if (!lifecycle.setRunning(false)) return;
     this.#kick();
     await lifecycle.waitUntilParked(this.config.cpus);
+    await ioThreads.waitUntilQuiet(lifecycle);
   }
 
   /**

@@ -6,7 +6,6 @@ import { VsockSockets } from "../backends/sockets/vsock-sockets.js";
 import type { Board } from "./board.js";
 import { EndReason } from "./exit-status.js";
 import { IO_THREAD } from "./io-threads.js";
-import { Phase } from "./lifecycle.js";
 import { enterThread, type ThreadData } from "./thread-data.js";
 
 const data = workerData as ThreadData;
@@ -50,7 +49,7 @@ async function open({ virtio }: Board, closers: (() => void)[]): Promise<void> {
 async function serve({ lifecycle, virtio, ioThreads }: Board): Promise<void> {
   while (!lifecycle.ended) {
     const seen = ioThreads.seen(IO_THREAD);
-    const more = lifecycle.phase === Phase.RUNNING && virtio.serve(IO_THREAD);
+    const more = ioThreads.whileRunning(lifecycle, () => virtio.serve(IO_THREAD));
     // Sockets and terminals have their turn between two rounds.
     if (more) await new Promise(setImmediate);
     else await ioThreads.waitAsync(IO_THREAD, seen);

@@ -10,7 +10,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { qemuCheck } from "../backends/disk/support.js";
 import { DEBIAN_KERNELS, guestFiles } from "../guest/guests.js";
-import { debianDisks, fsck, listDirectory, rawCopy, whyNot } from "./debian-disk.js";
+import { debianDisks, fsck, listDirectory, NoDebian, rawCopy, whyNot } from "./debian-disk.js";
 import { Session } from "./session.js";
 
 const TIMEOUT_SECONDS = 900;
@@ -22,10 +22,13 @@ test("a Debian root disk", async (t) => {
   if (typeof cloud === "string") return t.skip(cloud);
   if (typeof generic === "string") return t.skip(generic);
   let said = "";
-  const disks = await debianDisks((text) => {
+  const made = await debianDisks((text) => {
     if (text !== said) t.diagnostic(text);
     said = text;
-  });
+  }).catch((error: Error) => error);
+  if (made instanceof NoDebian) return t.skip(made.message);
+  if (made instanceof Error) throw made;
+  const disks = made;
   const directory = await mkdtemp(path.join(process.env.TMPDIR ?? "/var/tmp", "nlkt-disk-boot-"));
   t.after(() => rm(directory, { recursive: true, force: true }));
   const overlay = path.join(directory, "overlay.qcow2");

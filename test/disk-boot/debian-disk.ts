@@ -58,7 +58,21 @@ export interface DebianDisks {
   readonly packages: string;
 }
 
-/** The disks, from the cache or made. */
+/** There is no Debian to be had, for want of a network or of rights. */
+export class NoDebian extends Error {}
+
+async function debootstrap(root: string): Promise<void> {
+  const args = ["--variant=minbase", `--include=${INCLUDED}`, SUITE, root, MIRROR];
+  try {
+    await run("debootstrap", args, { maxBuffer: 2 ** 26 });
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
+    const last = `${stdout}\n${stderr}`.trim().split("\n").at(-1);
+    throw new NoDebian(`debootstrap: ${last}`);
+  }
+}
+
+/** The disks, from the cache or made. Rejects with `NoDebian` where debootstrap fails. */
 export async function debianDisks(say: (text: string) => void): Promise<DebianDisks> {
   const recipe = JSON.stringify([SUITE, INCLUDED, PACKAGES, IMAGE_BYTES, FILES, MASKED]);
   const hash = createHash("sha256").update(recipe).digest("hex").slice(0, 12);
@@ -66,9 +80,7 @@ export async function debianDisks(say: (text: string) => void): Promise<DebianDi
   await makeOnce(directory, async (temporary) => {
     const root = path.join(temporary, "root");
     say("debootstrap");
-    await run("debootstrap", ["--variant=minbase", `--include=${INCLUDED}`, SUITE, root, MIRROR], {
-      maxBuffer: 2 ** 26,
-    });
+    await debootstrap(root);
     await run("chroot", [root, "passwd", "-d", "root"]);
     for (const [name, text] of Object.entries(FILES)) {
       await mkdir(path.dirname(path.join(root, name)), { recursive: true });

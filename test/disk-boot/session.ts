@@ -1,6 +1,7 @@
 /** A guest at whose console somebody types. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { NLKT } from "../cli/nlkt.js";
+import { tierOptions } from "../guest/guests.js";
 
 export class Session {
   readonly child: ChildProcess;
@@ -13,7 +14,7 @@ export class Session {
 
   /** `nlkt run args`. */
   constructor(args: readonly string[]) {
-    this.child = spawn(process.execPath, [NLKT, "run", ...args], { stdio: "pipe" });
+    this.child = spawn(process.execPath, [NLKT, "run", ...tierOptions, ...args], { stdio: "pipe" });
     this.child.stdout!.setEncoding("utf8").on("data", (text: string) => {
       this.output += text;
       this.#wake();

@@ -3,14 +3,17 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import {
   chmodSync,
+  closeSync,
   copyFileSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -22,8 +25,15 @@ import { DEBIAN_KERNELS, guestFiles, runGuest } from "./guests.js";
 
 const skip = hasTool("mke2fs") ? false : "needs mke2fs (package e2fsprogs)";
 
-/** A qcow2 image of one file system: busybox, and an init that says what it sees. */
-async function rootDisk(t: TestContext, init: string | undefined): Promise<string> {
+const DISK_MIB = 32;
+/** Where a first partition mostly is, and what is before it on a disk without one. */
+const PARTITION_OFFSET = 2 ** 20;
+const SECTOR = 512;
+/** Partition type of Linux file systems. */
+const MBR_LINUX = 0x83;
+
+/** A qcow2 image of one file system, on the disk or its first partition: busybox, and an init that says what it sees. */
+async function rootDisk(t: TestContext, init: string | undefined, partition = false): Promise<string> {
   const directory = mkdtempSync(path.join(tmpdir(), "nlkt-root-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const root = path.join(directory, "root");
@@ -39,11 +49,26 @@ async function rootDisk(t: TestContext, init: string | undefined): Promise<strin
   }
   const raw = path.join(directory, "raw");
   writeFileSync(raw, "");
-  truncateSync(raw, 32 * 2 ** 20);
-  execFileSync("mke2fs", ["-q", "-t", "ext4", "-L", "the-root", "-d", root, raw]);
+  const offset = partition ? PARTITION_OFFSET : 0;
+  truncateSync(raw, offset + DISK_MIB * 2 ** 20);
+  const place = ["-E", `offset=${offset}`, raw, `${DISK_MIB}M`];
+  execFileSync("mke2fs", ["-q", "-t", "ext4", "-L", "the-root", "-d", root, ...place]);
+  if (partition) writePartitionTable(raw);
   const image = path.join(directory, "image.qcow2");
   await convertImage({ source: raw, target: image, format: "qcow2", options: {} });
   return image;
+}
+
+/** A master boot record with one partition (UEFI 2.10, 5.2.1). */
+function writePartitionTable(raw: string): void {
+  const entry = Buffer.alloc(16);
+  entry[4] = MBR_LINUX;
+  entry.writeUInt32LE(PARTITION_OFFSET / SECTOR, 8);
+  entry.writeUInt32LE((DISK_MIB * 2 ** 20) / SECTOR, 12);
+  const file = openSync(raw, "r+");
+  writeSync(file, entry, 0, entry.length, 446);
+  writeSync(file, Buffer.from([0x55, 0xaa]), 0, 2, 510);
+  closeSync(file);
 }
 
 const INIT = `#!/bin/sh
@@ -56,11 +81,11 @@ echo "init of the disk: $0 [$*] process $$"
 test("a kernel whose disk driver and file system are modules", { skip }, async (t) => {
   const files = await guestFiles(DEBIAN_KERNELS[1]);
   if (typeof files === "string") return t.skip(files);
-  const image = await rootDisk(t, INIT);
-  const args = ["-k", files.kernel, "-d", image, "-p", "root=LABEL=the-root quiet single"];
+  const image = await rootDisk(t, INIT, true);
+  const args = ["-k", files.kernel, "-d", image, "-p", "root=/dev/vda1 quiet single"];
   const { code, stdout, stderr } = await runGuest(args);
   assert.match(stdout, /init of the disk: \/sbin\/init \[single\] process 1\r?\n/);
-  assert.match(stdout, /\/dev\/vda on \/ type ext4 \(ro/);
+  assert.match(stdout, /\/dev\/vda1 on \/ type ext4 \(ro/);
   assert.ok(!stdout.includes("nlkt:") && !stderr.includes("nlkt:"), stdout + stderr);
   assert.equal(code, 0);
 });

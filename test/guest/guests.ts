@@ -40,7 +40,7 @@ export interface Result {
 
 /** NLKT_TEST_TIER: `--tier` of all guests. */
 const { NLKT_TEST_TIER: tier } = process.env;
-const tierOptions = tier === undefined ? [] : ["--tier", tier];
+export const tierOptions: readonly string[] = tier === undefined ? [] : ["--tier", tier];
 
 /** Start `nlkt run args`, its three ends pipes. */
 export function startGuest(args: readonly string[]): ChildProcess {

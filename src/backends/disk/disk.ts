@@ -35,8 +35,8 @@ export interface Disk {
   /** Throws `DiskError`, when the range holds old data, new data or some of both. */
   write(offset: number, source: Uint8Array): void;
   /**
-   * As `read` and `write`, of 1 to 1024 views of one buffer, one after the other, where a disk can do it in one call. Their lengths
-   * add up to what is inside the disk.
+   * As `read` and `write`, of 1 to `MAX_VECTORS` views of shared memory, one after the other, where a disk can do it in few
+   * calls.
    */
   readVectors?(offset: number, targets: readonly Uint8Array[]): void;
   writeVectors?(offset: number, sources: readonly Uint8Array[]): void;

@@ -4,7 +4,7 @@ import koffi from "koffi";
 const libc = koffi.load(null);
 
 /** preadv(2) and pwritev(2); `vectors` are `struct iovec`s. */
-type Vectored = (fd: number, vectors: BigUint64Array, count: number, offset: number) => number;
+type Vectored = (fd: number, vectors: Uint32Array, count: number, offset: number) => number;
 
 /** Address in this process of the first byte of `buffer`. */
 export function addressOf(buffer: ArrayBufferLike): bigint {

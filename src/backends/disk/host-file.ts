@@ -3,8 +3,9 @@ import { closeSync, constants, fstatSync, ftruncateSync, openSync, rmSync } from
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { DiskError, type DiskErrorCode } from "./disk.js";
-import { addressOf, calls, Errno, errno, errnoText, Fallocate, Seek } from "./host-calls.js";
+import { calls, Errno, errno, errnoText, Fallocate, Seek } from "./host-calls.js";
 import { lockImage } from "./image-lock.js";
+import { IoVectors } from "./io-vectors.js";
 
 const CODES: Readonly<Record<number, DiskErrorCode>> = {
   [Errno.ENOSPC]: "NO_SPACE",
@@ -42,6 +43,7 @@ export class HostFile {
   #canPunch = true;
   #canZero = true;
   #syncFailed = false;
+  readonly #vectors = new IoVectors();
 
   private constructor(
     fd: number,
@@ -165,10 +167,10 @@ export class HostFile {
     }
   }
 
-  /** As `read`, into views of one buffer, one after the other. */
+  /** As `read`, into up to `MAX_VECTORS` views of shared memory, one after the other. */
   readVectors(offset: number, targets: readonly Uint8Array[]): void {
-    const { vectors, length } = toVectors(targets);
-    if (calls.preadv(this.#fd, vectors, targets.length, offset) === length) return;
+    const { words, length } = this.#vectors.fill(targets);
+    if (calls.preadv(this.#fd, words, targets.length, offset) === length) return;
     // A short count, at the file's end or for another reason: each by itself.
     for (const target of targets) {
       this.read(offset, target);
@@ -176,10 +178,10 @@ export class HostFile {
     }
   }
 
-  /** As `write`, from views of one buffer. */
+  /** As `write`, from up to `MAX_VECTORS` views of shared memory. */
   writeVectors(offset: number, sources: readonly Uint8Array[]): void {
-    const { vectors, length } = toVectors(sources);
-    if (calls.pwritev(this.#fd, vectors, sources.length, offset) === length) return;
+    const { words, length } = this.#vectors.fill(sources);
+    if (calls.pwritev(this.#fd, words, sources.length, offset) === length) return;
     for (const source of sources) {
       this.write(offset, source);
       offset += source.length;
@@ -294,16 +296,3 @@ export class HostFile {
 /** open(2); Node does not name it. */
 const O_TMPFILE = 0o20200000;
 const ZERO_CHUNK = 2 ** 20;
-
-/** `struct iovec`s of `views`, which are all of one buffer. */
-function toVectors(views: readonly Uint8Array[]): { vectors: BigUint64Array; length: number } {
-  const vectors = new BigUint64Array(2 * views.length);
-  const base = addressOf(views[0].buffer);
-  let length = 0;
-  views.forEach((view, i) => {
-    vectors[2 * i] = base + BigInt(view.byteOffset);
-    vectors[2 * i + 1] = BigInt(view.length);
-    length += view.length;
-  });
-  return { vectors, length };
-}

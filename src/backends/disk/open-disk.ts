@@ -3,7 +3,7 @@
  *
  * A backing file is opened for reading only, whatever it is.
  */
-import { existsSync, linkSync, rmSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, linkSync, renameSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { DiskError, type ImageDisk } from "./disk.js";
 import { HostFile } from "./host-file.js";
@@ -91,12 +91,32 @@ interface OpenImage {
 
 /** Opens a file as an image of `format`, or of the one that it has. */
 function openImage(name: string, write: boolean, format: DiskFormat | undefined, lock: boolean): OpenImage {
-  const file = HostFile.open(name, { write, lock });
+  const file = openToUse(name, write, lock);
   try {
     return { file, format: format ?? detectFormat(file) };
   } catch (error) {
     file.close();
     throw error;
+  }
+}
+
+/** A file that its user may read and not write can still be a disk: the message says how. */
+function openToUse(name: string, write: boolean, lock: boolean): HostFile {
+  try {
+    return HostFile.open(name, { write, lock });
+  } catch (error) {
+    const mayWrite = !write || isAllowed(name, constants.W_OK) || !isAllowed(name, constants.R_OK);
+    if (!(error instanceof DiskError) || mayWrite) throw error;
+    throw new DiskError(`${name}: may only be read: use it with \`ro\` or \`cow\``);
+  }
+}
+
+function isAllowed(name: string, mode: number): boolean {
+  try {
+    accessSync(name, mode);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -250,14 +270,37 @@ async function createOverlay(spec: DiskSpec, overlay: string): Promise<void> {
     below.file.close();
   }
   // Under another name until it is whole, so that no half of an image stays behind.
-  const temporary = `${overlay}.tmp-${process.pid}`;
-  const file = HostFile.open(temporary, { write: true, create: "new" });
+  const temporary = `${overlay}.tmp-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  const file = makeBeside(overlay, temporary);
   try {
     const backingFile = path.resolve(spec.file);
     await createQcow2(file, { size, backingFile, backingFormat: below.format });
-    linkSync(temporary, overlay);
+    giveName(temporary, overlay);
   } finally {
     file.close();
     rmSync(temporary, { force: true });
+  }
+}
+
+/** The new file `temporary`, which is to become `overlay`: that one is in the message where it cannot be made. */
+function makeBeside(overlay: string, temporary: string): HostFile {
+  if (!existsSync(path.dirname(overlay))) throw new DiskError(`${overlay}: no such directory`);
+  try {
+    return HostFile.open(temporary, { write: true, create: "new" });
+  } catch (error) {
+    throw error instanceof DiskError ? new DiskError(error.message.replace(temporary, overlay)) : error;
+  }
+}
+
+/** Another process may have been faster; then its file stays, and what is wrong with it shows when it is opened. */
+function giveName(temporary: string, name: string): void {
+  try {
+    linkSync(temporary, name);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    // File systems without links.
+    if (code !== "EPERM" && code !== "EOPNOTSUPP") throw new DiskError(`${name}: ${message}`);
+    if (!existsSync(name)) renameSync(temporary, name);
   }
 }

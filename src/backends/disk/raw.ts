@@ -1,6 +1,7 @@
 /** Raw images: the file's bytes are the disk's. Holes stay holes. */
 import { checkRange, DiskError, type ImageDisk, SECTOR_SIZE } from "./disk.js";
 import type { HostFile } from "./host-file.js";
+import { lengthOf } from "./io-vectors.js";
 
 /** First bytes of the formats that an image's format is guessed by: see `RawDisk`'s `guessed`. */
 const GUESSED_MAGIC = [0x51, 0x46, 0x49, 0xfb] as const; // "QFI\xfb"
@@ -53,12 +54,12 @@ export class RawDisk implements ImageDisk {
   }
 
   readVectors(offset: number, targets: readonly Uint8Array[]): void {
-    checkRange(this, offset, sum(targets));
+    checkRange(this, offset, lengthOf(targets));
     this.file.readVectors(offset, targets);
   }
 
   writeVectors(offset: number, sources: readonly Uint8Array[]): void {
-    checkRange(this, offset, sum(sources));
+    checkRange(this, offset, lengthOf(sources));
     this.#writable();
     if (this.guessed && offset < GUESSED_MAGIC.length) {
       for (const source of sources) {
@@ -113,10 +114,6 @@ export class RawDisk implements ImageDisk {
       this.file.close();
     }
   }
-}
-
-function sum(views: readonly Uint8Array[]): number {
-  return views.reduce((length, view) => length + view.length, 0);
 }
 
 /** Whether all bytes are zero. */

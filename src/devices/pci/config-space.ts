@@ -90,6 +90,14 @@ export class ConfigSpace implements PciFunction {
     return this.#lock.with(() => this.#get(offset, size));
   }
 
+  /**
+   * Whether the function may access memory: DMA and message signalled interrupts (PCI 3.0, 6.2.2). A byte is read at once, so
+   * no lock is needed.
+   */
+  get isBusMaster(): boolean {
+    return (this.#registers[ConfigOffset.COMMAND] & Command.BUS_MASTER) !== 0;
+  }
+
   writeConfig(offset: number, size: AccessSize, value: number): void {
     this.#lock.with(() => {
       for (let i = 0; i < size; i++) {

@@ -94,7 +94,7 @@ export class Msix implements BusDevice {
     });
   }
 
-  /** The function's message control was written. */
+  /** The function's message control was written, or its command register. */
   controlChanged(): void {
     this.#lock.with(() => {
       for (let vector = 0; vector < this.vectors; vector++) this.#send(vector);
@@ -107,6 +107,8 @@ export class Msix implements BusDevice {
     if ((this.#pending[vector >>> 5] & bit) === 0) return;
     const at = ENTRY_WORDS * vector;
     if ((this.#table[at + Entry.CONTROL] & CONTROL_MASKED) !== 0) return;
+    // A message is a memory write: it waits until the function may make one (6.2.2).
+    if (!this.config.isBusMaster) return;
     const { ENABLE, FUNCTION_MASK } = MessageControl;
     if ((this.#control & (ENABLE | FUNCTION_MASK)) !== ENABLE) return;
     this.#pending[vector >>> 5] &= ~bit;

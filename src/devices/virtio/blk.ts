@@ -3,6 +3,7 @@
  * own Worker: what the host does with a write that was acknowledged before a flush is then never in doubt.
  */
 import { type Disk, DiskError, SECTOR_SIZE } from "../../backends/disk/disk.js";
+import { MAX_VECTORS } from "../../backends/disk/io-vectors.js";
 import { array, Layout, type ViewOf } from "../../memory/layout.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { AccessSize } from "../bus.js";
@@ -73,8 +74,6 @@ const CONFIG_SIZE = 60;
 
 /** Ranges of memory up to this many are read and written one by one, more at once or through a buffer. */
 const MAX_DIRECT_RANGES = 4;
-/** IOV_MAX of Linux. */
-const MAX_VECTORS = 1024;
 /** Through the buffer go so many bytes at a time: few enough to be in the processor's cache still when they are copied. */
 const BOUNCE_BYTES = 128 << 10;
 

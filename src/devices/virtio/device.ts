@@ -90,6 +90,8 @@ export class VirtioDevice {
   readonly #lock: Mutex;
   /** Set by the transport. */
   interrupts: Interrupts = { queue: () => undefined, config: () => undefined };
+  /** Whether the transport lets the device access guest memory now. Set by the transport. */
+  mayAccessMemory: () => boolean = () => true;
 
   constructor(allocator: StateAllocator, options: VirtioDeviceOptions) {
     this.#options = options;
@@ -284,6 +286,7 @@ export class VirtioDevice {
   serve(): boolean {
     if (!this.live && this.type.poll === undefined) return false;
     return this.locked(() => {
+      if (!this.mayAccessMemory()) return false;
       let more = false;
       this.type.poll?.(this);
       for (const [index, queue] of this.queues.entries()) {

@@ -20,7 +20,7 @@ import { ConfigSpace, type PciFunction } from "../pci/config-space.js";
 import { MSIX_REGION_SIZE, Msix, msixCapability } from "../pci/msix.js";
 import { Command, ConfigOffset } from "../pci/registers.js";
 import type { Region, RegionOwner } from "../pci/window.js";
-import { DeviceId, Isr, NO_VECTOR } from "./constants.js";
+import { DeviceId, Isr, NO_VECTOR, Status } from "./constants.js";
 import type { VirtioDevice } from "./device.js";
 import { DeviceDoorbell } from "./doorbell.js";
 import { COMMON_CONFIG_SIZE, commonConfig } from "./pci-common.js";
@@ -142,6 +142,7 @@ export class VirtioPci implements PciFunction, RegionOwner {
       queue: (index) => this.#interrupt(Isr.QUEUE, device.queues[index].state.vector),
       config: () => this.#interrupt(Isr.CONFIG, this.#state.configVector),
     };
+    device.mayAccessMemory = () => this.config.isBusMaster;
   }
 
   #makeRegions(vectors: number, modern: boolean): Region[] {
@@ -155,7 +156,10 @@ export class VirtioPci implements PciFunction, RegionOwner {
         device,
         state,
         vectors,
-        writeStatus,
+        writeStatus: (value) => {
+          if ((value & Status.DRIVER) !== 0) this.#beLegacyBusMaster();
+          writeStatus(value);
+        },
         notify,
         msixEnabled: () => this.#msix.enabled,
         readIsr: () => this.#takeIsr(),
@@ -212,6 +216,16 @@ export class VirtioPci implements PciFunction, RegionOwner {
     });
   }
 
+  /**
+   * Legacy drivers, Linux's before 2.6.34 among them, use the device without making it a bus master: with them it makes itself
+   * one.
+   */
+  #beLegacyBusMaster(): void {
+    if (this.config.isBusMaster) return;
+    const command = this.config.readConfig(ConfigOffset.COMMAND, 2);
+    this.config.writeConfig(ConfigOffset.COMMAND, 2, command | Command.BUS_MASTER);
+  }
+
   #writeStatus(value: number): void {
     this.device.writeStatus(value);
     if (value === 0) this.#resetTransport();
@@ -265,12 +279,15 @@ export class VirtioPci implements PciFunction, RegionOwner {
       this.#writeWindow(offset - this.#window - Window.DATA, size, value);
       return;
     }
+    const wasMaster = this.config.isBusMaster;
     this.config.writeConfig(offset, size, value);
     if (offset < ConfigOffset.BAR0 || (offset & ~3) === this.#msix.capability) {
       this.#msix.controlChanged();
       this.#lock.with(() => this.#updateLine());
     }
+    // Takes the device's lock: when a write that ends bus mastering returns, no request is being served any more.
     if (offset < ConfigOffset.CARDBUS_CIS) this.#placeDoorbell();
+    if (!wasMaster && this.config.isBusMaster && this.device.live) this.device.io.ring();
   }
 
   // --- access to the regions by configuration space alone, VIRTIO 4.1.4.9 ---

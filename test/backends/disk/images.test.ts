@@ -1,6 +1,9 @@
 /** Images made, copied, described, checked and repaired, beside qemu-img. */
 import assert from "node:assert/strict";
-import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { test } from "node:test";
 import { convertImage } from "../../../src/backends/disk/convert.js";
 import { createImage } from "../../../src/backends/disk/create-image.js";
@@ -185,6 +188,51 @@ test("cow=FILE: an overlay that is made once and used again", { skip: NO_QEMU_IM
   );
   await assert.rejects(openDisk({ file: file("none"), cow: { file: file("new") } }), /none: no such file/);
   assert.ok(!existsSync(file("new")));
+  const nowhere = file("no/such/overlay");
+  await assert.rejects(openDisk({ file: file("base"), cow: { file: nowhere } }), {
+    name: "DiskError",
+    message: `${nowhere}: no such directory`,
+  });
+  // Several at once: one makes it, and one has it.
+  const several = { file: file("base"), cow: { file: file("several") } };
+  const opened = await Promise.allSettled(Array.from({ length: 4 }, () => openDisk(several)));
+  const winners = opened.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+  assert.equal(winners.length, 1);
+  for (const result of opened) {
+    if (result.status === "rejected") assert.match(`${result.reason}`, /DiskError: .*several: cannot lock/);
+  }
+  winners[0].close();
+  assert.deepEqual(
+    readdirSync(path.dirname(file("several"))).filter((name) => name.includes(".tmp-")),
+    [],
+  );
+});
+
+test("a temporary overlay leaves nothing behind, and its base as it was, when its process is killed", async (t) => {
+  const file = scratch(t);
+  const base = Buffer.alloc(2 ** 20, "base");
+  writeFileSync(file("base"), base);
+  const before = statSync(file("base"));
+  mkdirSync(file("tmp"));
+  const openDiskUrl = new URL("../../../src/backends/disk/open-disk.js", import.meta.url);
+  const script = `
+    import { openDisk } from ${JSON.stringify(openDiskUrl.href)};
+    const disk = await openDisk({ file: process.argv[1], cow: true });
+    for (let at = 0; at < disk.sizeBytes; at += 4096) disk.write(at, Buffer.alloc(4096, "over"));
+    disk.flush();
+    console.log("written");
+    setInterval(() => {}, 1000);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script, file("base")], {
+    env: { ...process.env, TMPDIR: file("tmp") },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await once(child.stdout, "data");
+  assert.deepEqual(readdirSync(file("tmp")), [], "the file has no name while it is used");
+  child.kill("SIGKILL");
+  await once(child, "exit");
+  assert.deepEqual(readdirSync(file("tmp")), []);
+  assert.ok(readFileSync(file("base")).equals(base));
+  assert.equal(statSync(file("base")).mtimeMs, before.mtimeMs);
 });
 
 test("a temporary overlay that is kept has its contents when it is opened again", async (t) => {

@@ -98,6 +98,17 @@ export class ModelledDisk {
     return { offset, length: sectors ? Math.min(Math.ceil(length / 512) * 512, sizeBytes - offset) : length };
   }
 
+  /** Views of all of `data`, some short and some long. */
+  #split(data: Buffer): Uint8Array[] {
+    const views: Uint8Array[] = [];
+    for (let at = 0; at < data.length; ) {
+      const length = views.length < 20 ? 1 + this.#int(20_000) : data.length;
+      views.push(data.subarray(at, at + length));
+      at += length;
+    }
+    return views;
+  }
+
   /** One access; throws where a read has something else than the model. */
   step(): void {
     const { disk, model } = this;
@@ -107,11 +118,13 @@ export class ModelledDisk {
       const data = Buffer.alloc(length);
       const value = this.#int(256);
       for (let at = 0; at < length; at++) data[at] = value + (at >> 9) + at * 7;
-      disk.write(offset, data);
+      if (disk.writeVectors === undefined || this.next() < 0.5) disk.write(offset, data);
+      else disk.writeVectors(offset, this.#split(data));
       data.copy(model, offset);
     } else if (what < 0.7) {
       const data = Buffer.alloc(length, 0xee);
-      disk.read(offset, data);
+      if (disk.readVectors === undefined || this.next() < 0.5) disk.read(offset, data);
+      else disk.readVectors(offset, this.#split(data));
       const expected = model.subarray(offset, offset + length);
       if (!data.equals(expected)) {
         const at = data.findIndex((byte, index) => byte !== expected[index]);

@@ -43,3 +43,27 @@ test("readVectors and writeVectors of a raw disk", async () => {
     rmSync(directory, { recursive: true });
   }
 });
+
+test("buffers in several memories", async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), "nlkt-vectors-"));
+  try {
+    const file = path.join(directory, "disk");
+    const content = Uint8Array.from({ length: 8192 }, (_, i) => i * 7 + (i >> 8));
+    writeFileSync(file, content);
+    const disk = await openDisk({ file, format: "raw" });
+    // As RAM past 4 GiB has it: WebAssembly memories.
+    const memories = [0, 1, 2].map(
+      () => new Uint8Array(new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer),
+    );
+    const views = Array.from({ length: 8 }, (_, i) => memories[i % 3].subarray(1024 * i, 1024 * (i + 1)));
+    disk.readVectors!(0, views);
+    const got = Uint8Array.from(views.flatMap((view) => [...view]));
+    assert.deepEqual(got, content);
+    disk.writeVectors!(0, views.toReversed());
+    disk.close();
+    const reversed = views.toReversed().flatMap((view) => [...view]);
+    assert.deepEqual(Uint8Array.from(readFileSync(file)), Uint8Array.from(reversed));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});

@@ -273,6 +273,8 @@ for (const [kind, make] of Object.entries(TYPES)) {
       });
       const pci = new VirtioPci(rig.allocator, { device, flavour, vm, line });
       pci.reset();
+      // I/O, memory, bus master.
+      pci.writeConfig(4, 2, 7);
       fuzz((chance) => {
         for (let i = 0; i < 200; i++) {
           const size = chance.one(SIZES);

@@ -112,6 +112,20 @@ for (const kind of RINGS) {
     assert.equal(bench.interrupts[0], undefined);
   });
 
+  test(`${kind.kind}: what came together is answered with one interrupt, what is broken behind it or not`, () => {
+    const { rig, bench, ring } = setUp(kind);
+    for (let i = 0; i < 5; i++) ring.add([text(rig, DATA + 64 * i, `request ${i}`)]);
+    bench.run();
+    assert.equal(ring.used().length, 5);
+    assert.equal(bench.interrupts[0], 1);
+    ring.add([text(rig, DATA, "whole")]);
+    ring.add([{ address: 0x7fff_0000, length: 16 }]);
+    bench.run();
+    assert.equal(bench.interrupts[0], 2);
+    assert.equal(ring.used().length, 1);
+    assert.notEqual(bench.device.status & Status.NEEDS_RESET, 0);
+  });
+
   test(`${kind.kind}: event indices say when interrupts come (2.7.7.2, 2.8.10)`, () => {
     const { rig, bench, ring } = setUp(kind, [EVENT_IDX]);
     for (let round = 0; round < 20; round++) {

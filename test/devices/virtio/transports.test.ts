@@ -18,6 +18,10 @@ validateLocks();
 const { ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, NEEDS_RESET } = Status;
 const DATA = 0x20000;
 
+/** Bits of the command register, PCI 3.0, 6.2.2. */
+const BUS_MASTER = 1 << 2;
+const INTERRUPT_DISABLE = 1 << 10;
+
 function blkType(rig: Rig): DeviceType {
   const type = new BlkDevice(rig.allocator, "blk", { queues: 1, readOnly: false, serial: "s" });
   const disk = new MemoryDisk(8192);
@@ -138,6 +142,7 @@ test("modern: features, 32 bits at a time; beyond them zero (4.1.4.3.1)", () => 
 
 /** Set a modern device up through its registers; the driver of queue 0 is returned. */
 function start(bench: PciBench, vector = 0xffff): SplitDriver {
+  bench.pci.writeConfig(4, 2, bench.pci.readConfig(4, 2) | BUS_MASTER);
   const common = bench.structure(1);
   common.write(20, 1, 0);
   assert.equal(common.read(20, 1), 0);
@@ -191,12 +196,50 @@ test("modern: a queue is served after its notification, with INTx (4.1.5.3, 4.1.
 test("INTx can be disabled in the command register (PCI 3.0, 6.2.2)", () => {
   const bench = new PciBench("modern", echoType());
   const driver = start(bench);
-  bench.pci.writeConfig(4, 2, 0x400);
+  bench.pci.writeConfig(4, 2, BUS_MASTER | INTERRUPT_DISABLE);
   driver.add([{ address: DATA, length: 4 }]);
   bench.device.serve();
   assert.equal(bench.line.level, false);
-  bench.pci.writeConfig(4, 2, 0);
+  bench.pci.writeConfig(4, 2, BUS_MASTER);
   assert.equal(bench.line.level, true);
+});
+
+test("no request is served and no message sent by a function that is no bus master (PCI 3.0, 6.2.2)", () => {
+  const bench = new PciBench("modern", echoType());
+  const table = bench.region(1);
+  table.write(16, 4, 0xfee00000);
+  table.write(24, 4, 0x41);
+  table.write(28, 4, 0);
+  bench.enableMsix();
+  const driver = start(bench, 1);
+  bench.pci.writeConfig(4, 2, 0);
+  driver.add([{ address: DATA, length: 4 }]);
+  bench.device.serve();
+  assert.equal(driver.used().length, 0);
+  const rings = bench.rig.rings;
+  bench.pci.writeConfig(4, 2, BUS_MASTER);
+  assert.ok(bench.rig.rings > rings, "the io thread is woken");
+  bench.device.serve();
+  assert.equal(driver.used().length, 1);
+  assert.equal(bench.messages.length, 1);
+  // A message that comes up meanwhile is sent later.
+  bench.pci.writeConfig(4, 2, 0);
+  bench.device.locked(() => bench.device.interrupts.queue(0));
+  assert.equal(bench.messages.length, 1);
+  assert.equal(table.read(0x800, 4), 2, "pending");
+  bench.pci.writeConfig(4, 2, BUS_MASTER);
+  assert.equal(bench.messages.length, 2);
+});
+
+test("legacy: drivers need not make the function a bus master", () => {
+  const { pci, ...bench } = new PciBench("legacy");
+  assert.equal(pci.readConfig(4, 2) & BUS_MASTER, 0);
+  const registers = pci.regions.find(({ bar }) => bar === 0)!.device;
+  registers.write(18, 1, ACKNOWLEDGE);
+  assert.equal(pci.readConfig(4, 2) & BUS_MASTER, 0);
+  registers.write(18, 1, ACKNOWLEDGE | DRIVER);
+  assert.equal(pci.readConfig(4, 2) & BUS_MASTER, BUS_MASTER);
+  assert.equal(bench.messages.length, 0);
 });
 
 test("modern: MSI-X messages, masked ones later (4.1.5.1.2; PCI 3.0, 6.8.2)", () => {

@@ -14,6 +14,7 @@
  */
 import { checkRange, type Disk, DiskError, type ImageDisk, SECTOR_SIZE } from "../disk.js";
 import type { HostFile } from "../host-file.js";
+import { lengthOf, ViewCursor } from "../io-vectors.js";
 import { ClusterMap } from "./cluster-map.js";
 import { type Decompress, decompressor } from "./compression.js";
 import { HeaderOffset, type Qcow2Header } from "./header.js";
@@ -127,6 +128,26 @@ export class Qcow2Disk implements ImageDisk {
     }
   }
 
+  readVectors(offset: number, targets: readonly Uint8Array[]): void {
+    const length = lengthOf(targets);
+    checkRange(this, offset, length);
+    const cursor = new ViewCursor(targets);
+    for (let done = 0; done < length; ) {
+      this.map.find(offset + done, length - done);
+      const { kind, host, length: part } = this.map;
+      const views = part === length ? targets : cursor.take(part);
+      if (kind === Kind.DATA) this.file.readVectors(host, views);
+      else {
+        let at = offset + done;
+        for (const view of views) {
+          this.read(at, view);
+          at += view.length;
+        }
+      }
+      done += part;
+    }
+  }
+
   #readBacking(offset: number, target: Uint8Array): void {
     const { backing } = this;
     const length =
@@ -178,6 +199,33 @@ export class Qcow2Disk implements ImageDisk {
       const part = done === 0 ? source : source.subarray(done);
       done += this.#writeSome(offset + done, part);
       this.relieve();
+    }
+  }
+
+  writeVectors(offset: number, sources: readonly Uint8Array[]): void {
+    const length = lengthOf(sources);
+    checkRange(this, offset, length);
+    this.#writable();
+    const cursor = new ViewCursor(sources);
+    const { l2Coverage } = this.geometry;
+    for (let done = 0; done < length; ) {
+      const at = offset + done;
+      const inTable = at % l2Coverage;
+      const limit = Math.min(length - done, l2Coverage - inTable);
+      const table = this.map.tableForWriting(Math.floor(at / l2Coverage));
+      const inPlace = this.map.overwritable(table, inTable, limit);
+      if (inPlace > 0) {
+        const { host } = this.map;
+        this.map.checkOverwrite(host, inPlace);
+        this.file.writeVectors(host, inPlace === length ? sources : cursor.take(inPlace));
+        done += inPlace;
+        this.relieve();
+      } else {
+        // What needs new clusters comes in one piece, so that they are found and filled in one go.
+        const part = Math.min(limit, COPY_BYTES);
+        this.write(at, Buffer.concat(cursor.take(part)));
+        done += part;
+      }
     }
   }
 
