@@ -1,6 +1,6 @@
 /** In the lab: the tests that need KVM. Arguments: WORDs of which a test file's path has to contain one. */
-import { readdirSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { mkdtempSync, readdirSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { run } from "node:test";
 import { ROOT } from "../lib/prepare.mjs";
@@ -11,10 +11,9 @@ const TIMEOUT_MILLISECONDS = 10 * 60 * 1000;
 
 /** Groups, one after the other; files of a group run at the same time, but where times are measured. */
 const GROUPS = [
-  {
-    files: /^(hypervisor\/kvm\/|lab\/bare-metal|oracle\/kvm-fuzz|guests\/)/,
-    concurrency: availableParallelism(),
-  },
+  // All in one process: each would be longer at loading than at its tests.
+  { files: /^guests\//, together: true, concurrency: 1 },
+  { files: /^(hypervisor\/kvm\/|lab\/bare-metal|oracle\/kvm-fuzz)/, concurrency: availableParallelism() },
   { files: /^lab\/lifecycle/, concurrency: 1 },
   { files: /^lab\/boots/, concurrency: 1 },
 ];
@@ -36,12 +35,19 @@ const all = readdirSync(tests, { recursive: true }).filter(
       : words.some((word) => file.includes(word))),
 );
 
+/** A file that imports them all. */
+function oneFile(files) {
+  const file = path.join(mkdtempSync(path.join(tmpdir(), "nlkt-lab-")), "all.test.mjs");
+  writeFileSync(file, files.map((name) => `await import(${JSON.stringify(name)});\n`).join(""));
+  return file;
+}
+
 const report = new TestReport(tests);
-for (const { files, concurrency } of GROUPS) {
+for (const { files, concurrency, together = false } of GROUPS) {
   const chosen = all.filter((file) => files.test(file)).map((file) => path.join(tests, file));
   if (chosen.length === 0) continue;
   for await (const { type, data } of run({
-    files: chosen.sort(),
+    files: together ? [oneFile(chosen.sort())] : chosen.sort(),
     concurrency,
     timeout: TIMEOUT_MILLISECONDS,
   })) {
