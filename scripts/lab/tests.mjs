@@ -1,4 +1,4 @@
-/** In the lab: the tests that need KVM. Arguments: WORDs of which a test file's path has to contain one. */
+/** In the lab: the tests that need KVM. Arguments: WORDs of which a test file's path has to contain one, or `--short`. */
 import { mkdtempSync, readdirSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
@@ -24,10 +24,22 @@ process.env.NO_COLOR = "1";
 // The lab's processors are slow.
 process.env.NLKT_FUZZ_CASES ??= "1";
 
+const SHORT = "--short";
+/** With --short: of the guests those that ask the provider more than the processor. */
+const SHORT_FILES = /^(guests\/(io|start-up|apic|wake-up)\.|lab\/)/;
+
 const tests = path.join(ROOT, "dist/test");
-const words = process.argv.slice(2);
+const words = process.argv.slice(2).filter((word) => word !== SHORT);
+const short = process.argv.includes(SHORT);
+if (short) {
+  process.env.NLKT_LAB_SHORT = "1";
+  process.env.NLKT_TEST_KILLS ??= "2";
+}
 const all = readdirSync(tests, { recursive: true }).filter(
-  (file) => file.endsWith(".test.js") && (words.length === 0 || words.some((word) => file.includes(word))),
+  (file) =>
+    file.endsWith(".test.js") &&
+    (!short || SHORT_FILES.test(file)) &&
+    (words.length === 0 || words.some((word) => file.includes(word))),
 );
 
 /** A file that imports them all. */

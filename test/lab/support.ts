@@ -9,6 +9,9 @@ import { noKvm } from "../hypervisor/kvm/support/kvm-machine.js";
 
 export { noKvm };
 
+/** `npm run lab -- --short`: one case of each kind. */
+export const short = process.env.NLKT_LAB_SHORT === "1";
+
 /** Why Linux cannot be booted on this host's KVM, or false. */
 export const noHardware: string | false =
   noKvm !== false

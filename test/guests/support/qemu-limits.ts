@@ -44,6 +44,13 @@ export const AMD_TESTS: readonly NamedTests[] = [
 /** QEMU's own. */
 export const QEMU_TESTS: readonly NamedTests[] = [
   {
+    why: "QEMU checks no limits, so that the guest goes on into what is no code, and does not come back from it",
+    tests: [
+      "real mode: beyond 64 KiB is #GP with vector 13 and no error code (SDM 3B, 21.1.1)",
+      "real mode: a word at offset 0xFFFF is #GP, through SS #SS",
+    ],
+  },
+  {
     why: "QEMU raises #GP, not #SS, for addresses through SS that are not canonical",
     tests: [
       "a non-canonical address through RBP: #SS(0) (SDM 3A, 6.15; 1, 3.3.7.1)",
