@@ -44,6 +44,30 @@ export const AMD_TESTS: readonly NamedTests[] = [
 /** QEMU's own. */
 export const QEMU_TESTS: readonly NamedTests[] = [
   {
+    why: "not refused in the lab, where QEMU does these without an exit, or KVM without decode assists emulates them",
+    tests: [
+      "MOV CR0: bits 63–32 in 64-bit mode is #GP(0) (SDM 2, MOV CR)",
+      "MOV CR4: a reserved bit in the upper half is #GP(0) (SDM 2, MOV CR)",
+      "MOV CR8 is the TPR's upper half; above 15 is #GP (SDM 3A, 11.8.6.1)",
+    ],
+  },
+  {
+    why: "QEMU takes such a CR3 and refuses the next VMRUN",
+    tests: ["MOV CR3: bits beyond MAXPHYADDR are #GP(0) in IA-32e mode (SDM 2, MOV CR)"],
+  },
+  {
+    why: "QEMU does not check L and D together",
+    tests: ["a descriptor with L and D both set is #GP in IA-32e mode (SDM 3A, 5.2.1)"],
+  },
+  {
+    why: "QEMU's IRET to virtual-8086 mode takes the lower half of EIP",
+    tests: ["IRETD to virtual-8086 mode with EIP above 0xFFFF is #GP(0) (SDM 2, IRET)"],
+  },
+  {
+    why: "QEMU does not refuse it, and its VMRUN of a state that a processor does not have comes to no end, in the lab's kernel",
+    tests: ["MOV CR0: PG with LME and no PAE is #GP(0) (SDM 2, MOV CR)"],
+  },
+  {
     why: "QEMU checks no limits, so that the guest goes on into what is no code, and does not come back from it",
     tests: [
       "real mode: beyond 64 KiB is #GP with vector 13 and no error code (SDM 3B, 21.1.1)",
