@@ -30,7 +30,8 @@ const SEGMENT_MOVES = /^8[CE]\b/;
 const EMULATING: Omit<FuzzerOptions, "oracle"> = {
   only64: true,
   excluded: ({ row }) =>
-    /^(LSL|LAR|VERR|VERW|FXSAVE|FXRSTOR|[LMS]FENCE|NOP)$/.test(row.mnemonic) || SEGMENT_MOVES.test(row.encoding),
+    /^(LSL|LAR|VERR|VERW|FXSAVE|FXRSTOR|[LMS]FENCE|NOP)$/.test(row.mnemonic) ||
+    SEGMENT_MOVES.test(row.encoding),
   comparable: ({ vector }) => vector === BREAKPOINT,
 };
 
