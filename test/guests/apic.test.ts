@@ -17,7 +17,13 @@ const [BSP, X2, EN] = [0x100, 0x400, 0x800];
 /** IA32_APIC_BASE with the BSP flag and `bits`. */
 const apicBase = (bits: number, at = BASE) => BigInt(at) | BigInt(BSP | bits);
 /** The 1 GiB in which the APIC's page is. */
-const withApicPage: GuestImage["memory"] = (e) => e.u64(At.PDPT + 24, 0xc000_0000n | Pte.PS | Pte.P | Pte.W);
+/** The fourth GiB in pages of 2 MiB: not every host has larger ones. */
+const withApicPage: GuestImage["memory"] = (e) => {
+  e.u64(At.PDPT + 24, BigInt(At.TABLES) | Pte.P | Pte.W);
+  for (let i = 0; i < 512; i++) {
+    e.u64(At.TABLES + 8 * i, BigInt(0xc000_0000 + i * 0x20_0000) | Pte.PS | Pte.P | Pte.W);
+  }
+};
 const GP = 13;
 const Apic = {
   EOI: 0x80b,

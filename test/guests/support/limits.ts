@@ -62,13 +62,17 @@ const QEMU: readonly Limit[] = [
   { name: /^SYSENTER does not clear TF/, why: "there is no SYSENTER in IA-32e mode on AMD's processors" },
 ];
 
+const SELDOM = "KVM's emulator looks for interrupts only every so many instructions";
 const IO_PERMISSION = "kvm_pvm runs user mode on the host's processor, with its own I/O permissions";
 
 /**
  * KVM without hardware virtualization (kvm_pvm): its instruction emulator runs the guest's kernel mode, many instructions
- * between two looks at interrupts. Of these tests only `io` and `start-up` can be asked there.
+ * between two looks at interrupts. Of these tests `io`, `start-up` and `apic` can be asked there: `wake-up` is all about at
+ * which instruction an interrupt comes.
  */
 const EMULATOR: readonly Limit[] = [
+  { name: /^NMIs that arrive in an NMI's handler are one more/, why: SELDOM },
+  { name: /^an NMI does not come between STI and the next instruction/, why: SELDOM },
   { name: /^long: I\/O permission at CPL 3: forbidden, but IOPL is 3/, why: IO_PERMISSION },
   { name: /^the bit map in virtual-8086 mode counts whatever IOPL is/, why: IO_PERMISSION },
   { name: /^a 16-bit TSS has no bit map/, why: IO_PERMISSION },
