@@ -135,7 +135,7 @@ async function prepare(progress) {
  */
 export async function runInLab(
   command,
-  { onLine = console.log, progress = console.error, seconds = 1200 } = {},
+  { onLine = console.log, progress = console.error, seconds = 3600 } = {},
 ) {
   const { kernel, initramfs } = await prepare(progress);
   const job = mkdtempSync(path.join(tmpdir(), "nlkt-lab-"));
@@ -150,16 +150,7 @@ export async function runInLab(
   const qemu = spawn(
     "qemu-system-x86_64",
     [
-      ...[
-        "-accel",
-        process.env.LAB_ACCEL ?? "tcg,thread=multi",
-        "-cpu",
-        "max,+svm",
-        "-smp",
-        process.env.LAB_CPUS ?? `${CPUS}`,
-        "-m",
-        `${MEMORY_MIB}`,
-      ],
+      ...["-accel", "tcg,thread=multi", "-cpu", "max,+svm", "-smp", `${CPUS}`, "-m", `${MEMORY_MIB}`],
       ...["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"],
       ...["-kernel", kernel, "-initrd", initrd, "-append", COMMAND_LINE],
       ...share("host", "/", ",readonly=on"),

@@ -7,7 +7,7 @@ import { ROOT } from "../lib/prepare.mjs";
 import { TestReport } from "../lib/test-report.mjs";
 
 /** A file that is not done by then hangs. */
-const TIMEOUT_MILLISECONDS = 10 * 60 * 1000;
+const TIMEOUT_MILLISECONDS = 20 * 60 * 1000;
 
 /** Groups, one after the other; files of a group run at the same time, but where times are measured. */
 const GROUPS = [
@@ -60,6 +60,10 @@ for (const { files, concurrency, together = false } of GROUPS) {
   })) {
     // Numbers that a test measured; node:test's own summary of a file comes at level 0.
     if (type === "test:diagnostic" && data.nesting > 0) console.log(`      ${data.message}`);
+    // At once, should the lab come to its end before the report.
+    if (type === "test:fail" && data.details.error?.failureType !== "subtestsFailed") {
+      console.log(`      failed: ${data.name}`);
+    }
     report.event(type, data);
   }
 }
