@@ -26,7 +26,7 @@ process.env.NLKT_FUZZ_CASES ??= "1";
 
 const SHORT = "--short";
 /** With --short: of the guests those that ask the provider more than the processor. */
-const SHORT_FILES = /^(guests\/(io|start-up|apic|wake-up)\.|lab\/)/;
+const SHORT_FILES = /^(guests\/(start-up|apic|wake-up)\.|lab\/)/;
 
 const tests = path.join(ROOT, "dist/test");
 const words = process.argv.slice(2).filter((word) => word !== SHORT);

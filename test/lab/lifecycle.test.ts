@@ -28,8 +28,8 @@ const GUESTS: Readonly<Record<string, (code: Asm) => void>> = {
   "a flood of output": (code) => code.mov("dx", 0x3f8).hex("b078 ee ebfd"),
 };
 
-/** With `--short` one that makes exits, and one that makes none. */
-const CHOSEN = Object.entries(GUESTS).filter(([name]) => !short || /loop|output/.test(name));
+/** With `--short` one. */
+const CHOSEN = Object.entries(GUESTS).slice(0, short ? 1 : undefined);
 
 interface Running {
   readonly machine: Machine;
@@ -74,7 +74,7 @@ function assertSoon(taken: number, what: string): void {
 
 describe("machines on KVM are paused and stopped", { skip: noKvm }, () => {
   for (const [name, write] of CHOSEN) {
-    for (const read of name === "a flood of output" && !short ? [true, false] : [true]) {
+    for (const read of name === "a flood of output" ? [true, false] : [true]) {
       test(`${name}${read ? "" : " that nobody reads"}`, async (t) => {
         const { machine, printed } = await start(
           kernel((code) => write(sayUp(code))),

@@ -11,6 +11,8 @@ export { noKvm };
 
 /** `npm run lab -- --short`: one case of each kind. */
 export const short = process.env.NLKT_LAB_SHORT === "1";
+/** For `skip` of the others. */
+export const notShort: string | false = short ? "the lab runs it without --short" : false;
 
 /** Why Linux cannot be booted on this host's KVM, or false. */
 export const noHardware: string | false =
