@@ -77,7 +77,7 @@ const skip = noKvm !== false ? noKvm : library === undefined ? "no gcc, or no <l
 function run(fault: string, ...args: string[]) {
   const { status, stderr } = spawnSync(
     process.execPath,
-    [NLKT, "run", "--accel", "kvm", "--nodefaults", "-m", "16", "--timeout", "60", ...args],
+    [NLKT, "run", "--accel", "kvm", "--nodefaults", "-m", "16", "--timeout", "300", ...args],
     { encoding: "utf8", env: { ...process.env, LD_PRELOAD: library ?? "", NLKT_TEST_FAULT: fault } },
   );
   return { code: status, stderr };
