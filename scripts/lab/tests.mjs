@@ -28,6 +28,9 @@ const SHORT = "--short";
 /** With --short: of the guests those that ask the provider more than the processor. */
 const SHORT_FILES = /^(guests\/(start-up|apic|wake-up)\.|lab\/)/;
 
+/** Guests that are of the software CPU only. */
+const SOFT_FILES = /^guests\/(code-leak|latency)\./;
+
 const tests = path.join(ROOT, "dist/test");
 const words = process.argv.slice(2).filter((word) => word !== SHORT);
 const short = process.argv.includes(SHORT);
@@ -38,6 +41,7 @@ if (short) {
 const all = readdirSync(tests, { recursive: true }).filter(
   (file) =>
     file.endsWith(".test.js") &&
+    !SOFT_FILES.test(file) &&
     (!short || SHORT_FILES.test(file)) &&
     (words.length === 0 || words.some((word) => file.includes(word))),
 );
