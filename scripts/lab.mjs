@@ -1,7 +1,7 @@
 /**
  * `npm run lab`: install, build, start the KVM lab (lab/machine.mjs) and run the tests of the KVM provider in it.
  * `npm run lab -- WORD...` runs the test files whose path contains a WORD, `npm run lab -- --run COMMAND` a shell command
- * in the project's directory. Without QEMU it says so in one line and ends with 0.
+ * in the project's directory. `--short`: what .ci/run has the time for. Without QEMU it says so in one line and ends with 0.
  */
 import { spawnSync } from "node:child_process";
 import path from "node:path";

@@ -121,7 +121,7 @@ function run(options: RunnerOptions): boolean {
         crash(options, `the processor refused to enter the guest, reason 0x${exit.detail.toString(16)}`);
         break;
       default:
-        crash(options, `unexpected exit ${exit.reason}`);
+        crash(options, `unexpected exit ${exit.reason}, reason 0x${exit.detail.toString(16)}`);
     }
   }
 }

@@ -30,6 +30,23 @@ test("a crash exits 1: one line, then the registers", () => {
   assert.match(stderr, /^nlkt: vCPU 0: triple fault\nvCPU 0:\nRAX /);
 });
 
+for (const [step, what] of [
+  ["exit 17 1", "internal error: an instruction that could not be emulated"],
+  ["exit 17 2", "internal error: a simultaneous exception"],
+  ["exit 17 3", "internal error: an exit during event delivery"],
+  ["exit 17 77", "internal error: suberror 77"],
+  ["exit 9 0x80000021", "the processor refused to enter the guest, reason 0x80000021"],
+  ["exit 24 3", "system event 3"],
+  ["exit 0 0x7b", "unexpected exit 0, reason 0x7b"],
+]) {
+  test(`${what}: exit 1, with registers, code bytes and page tables`, () => {
+    const { code, stderr } = nlkt(["run", scriptKernel(step)]);
+    assert.equal(code, 1);
+    assert.equal(stderr.split("\n", 1)[0], `nlkt: vCPU 0: ${what}`);
+    assert.match(stderr, /^vCPU 0:\nRAX .*^Code {3}.*^Page tables for RIP/ms);
+  });
+}
+
 test("a fault of NLKT's own exits 1 with one line", () => {
   const { code, stderr } = nlkt(["run", scriptKernel("throw oh no")]);
   assert.deepEqual({ code, stderr }, { code: 1, stderr: "nlkt: vcpu-0: oh no\n" });

@@ -6,7 +6,7 @@ import { NLKT } from "../cli/nlkt.js";
 import { startGuest } from "../guest/guests.js";
 import type { Asm } from "../guests/support/asm.js";
 import { meet, Word } from "./processors.js";
-import { exit, exitWith, kernel, noKvm, run } from "./support.js";
+import { exit, exitWith, kernel, noKvm, notShort, run } from "./support.js";
 
 const GIB = 2 ** 30;
 const MIB = 2 ** 20;
@@ -31,7 +31,8 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     // Two further memories: the last 64 KiB before 8 GiB are a hole.
     ["9G", [4 * GIB, 8 * GIB - 4 * MIB, 8 * GIB, 10 * GIB - 2 * MIB]],
   ] as const) {
-    test(`-m ${memory}: memory past 4 GiB is there, each byte once`, async () => {
+    const skip = memory === "9G" && notShort;
+    test(`-m ${memory}: memory past 4 GiB is there, each byte once`, { skip }, async () => {
       const { code, stderr } = await run(
         kernel((asm) => highMemory(asm, ends)),
         "-m",
@@ -41,7 +42,7 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     });
   }
 
-  test("a flood of output comes out whole and in order", async () => {
+  test("a flood of output comes out whole and in order", { skip: notShort }, async () => {
     const lines = 300;
     const file = kernel((code) => {
       // Decimal counter of 4 digits at ESI, printed with a line feed, `lines` times.
@@ -65,7 +66,7 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     assert.deepEqual(stdout.trimEnd().split("\n"), expected);
   });
 
-  test("a byte that is written just before a HLT for ever comes out", async () => {
+  test("a byte that is written just before a HLT for ever comes out", { skip: notShort }, async () => {
     const file = kernel((code) => {
       // 40 of them, so that writes gather; then sleep with interrupts off.
       code.mov("cx", 40).mov("dx", 0x3f8).hex("b078 ee e2fd fa f4");
@@ -74,7 +75,9 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     assert.deepEqual({ code, stdout }, { code: 124, stdout: "x".repeat(40) });
   });
 
-  test("instructions that the software CPU did in KVM's place are counted in nlkt stat", async (t) => {
+  test("instructions that the software CPU did in KVM's place are counted in nlkt stat", {
+    skip: notShort,
+  }, async (t) => {
     const name = `test-steps-${process.pid}`;
     const file = kernel((code) => {
       // CR4.OSFXSR; paddd xmm0, [0xd0000000], which KVM does not emulate; print "x"; jmp $
@@ -95,7 +98,7 @@ describe("small kernels on KVM", { skip: noKvm }, () => {
     await ended;
   });
 
-  test("a jump to where no memory is: exit 1, with registers", async () => {
+  test("a jump to where no memory is: exit 1, with registers", { skip: notShort }, async () => {
     // mov ebx, 0x12345678; mov eax, 0xd0000000; jmp eax
     const { code, stderr } = await run(
       kernel((asm) => asm.mov("bx", 0x12345678).mov("ax", 0xd0000000).hex("ffe0")),

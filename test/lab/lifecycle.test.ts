@@ -10,7 +10,7 @@ import type { Asm } from "../guests/support/asm.js";
 import { onQemu } from "../guests/support/limits.js";
 import { Random } from "../oracle/cpu-case.js";
 import { meet } from "./processors.js";
-import { kernel, noHardware, noKvm } from "./support.js";
+import { kernel, noHardware, noKvm, short } from "./support.js";
 
 /** What the project promises. On emulated processors only that it comes to an end is asserted; what it took is printed. */
 const PROMISE_MILLISECONDS = 100;
@@ -27,6 +27,9 @@ const GUESTS: Readonly<Record<string, (code: Asm) => void>> = {
   // mov dx, 0x3f8; mov al, 'x'; out dx, al; jmp
   "a flood of output": (code) => code.mov("dx", 0x3f8).hex("b078 ee ebfd"),
 };
+
+/** With `--short` one. */
+const CHOSEN = Object.entries(GUESTS).slice(0, short ? 1 : undefined);
 
 interface Running {
   readonly machine: Machine;
@@ -70,7 +73,7 @@ function assertSoon(taken: number, what: string): void {
 }
 
 describe("machines on KVM are paused and stopped", { skip: noKvm }, () => {
-  for (const [name, write] of Object.entries(GUESTS)) {
+  for (const [name, write] of CHOSEN) {
     for (const read of name === "a flood of output" ? [true, false] : [true]) {
       test(`${name}${read ? "" : " that nobody reads"}`, async (t) => {
         const { machine, printed } = await start(
@@ -96,7 +99,7 @@ describe("machines on KVM are paused and stopped", { skip: noKvm }, () => {
     }
   }
 
-  for (const cpus of [2, 4]) {
+  for (const cpus of short ? [4] : [2, 4]) {
     test(`${cpus} vCPUs, one of them in a loop, the others halted`, async (t) => {
       const { machine } = await start(
         kernel((code) => sayUp(meet(code, cpus - 1)).hex("ebfe")),
@@ -119,7 +122,7 @@ const noScript =
     : "script (util-linux), which makes a terminal, is missing";
 
 describe("Ctrl-a x at a terminal ends a machine on KVM", { skip: noKvm || noScript }, () => {
-  for (const [name, write] of Object.entries(GUESTS)) {
+  for (const [name, write] of CHOSEN) {
     test(name, async (t) => {
       const file = kernel((code) => write(sayUp(code)));
       const command = `${process.execPath} ${NLKT} run --accel kvm --nodefaults -m 16 -k ${file}; echo "ended with $?."`;

@@ -9,6 +9,11 @@ import { noKvm } from "../hypervisor/kvm/support/kvm-machine.js";
 
 export { noKvm };
 
+/** `npm run lab -- --short`: one case of each kind. */
+export const short = process.env.NLKT_LAB_SHORT === "1";
+/** For `skip` of the others. */
+export const notShort: string | false = short ? "the lab runs it without --short" : false;
+
 /** Why Linux cannot be booted on this host's KVM, or false. */
 export const noHardware: string | false =
   noKvm !== false

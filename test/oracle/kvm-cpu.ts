@@ -1,11 +1,7 @@
 /** The host's KVM as a processor that runs cases. */
-import { onQemu } from "../guests/support/limits.js";
 import { makeMachine, type TestMachine } from "../hypervisor/kvm/support/kvm-machine.js";
 import type { Facilities } from "./cpu-case.js";
 import { RAM_SIZE, SeamCpu } from "./seam-cpu.js";
-
-/** QEMU's nested processor takes a TSS for one only while it is marked available. */
-const TSS_BUSY = 2;
 
 export class KvmCpu extends SeamCpu {
   readonly #machine: TestMachine;
@@ -14,14 +10,7 @@ export class KvmCpu extends SeamCpu {
     const machine = makeMachine({ ram: [[0, RAM_SIZE]] });
     const { vm, vcpu, guestMemory: memory } = machine;
     vcpu.setCpuid(vm.supportedCpuid());
-    super(facilities, {
-      name: "KVM",
-      vcpu,
-      memory,
-      adjust(sregs) {
-        if (onQemu) sregs.tr.type &= ~TSS_BUSY;
-      },
-    });
+    super(facilities, { name: "KVM", vcpu, memory });
     this.#machine = machine;
   }
 

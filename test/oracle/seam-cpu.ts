@@ -134,8 +134,6 @@ export interface SeamMachine {
   readonly name: string;
   readonly vcpu: Vcpu;
   readonly memory: GuestMemory;
-  /** What the host's processor wants otherwise than the manual has it. */
-  readonly adjust?: (sregs: Sregs) => void;
 }
 
 export class SeamCpu implements OracleCpu {
@@ -257,7 +255,6 @@ export class SeamCpu implements OracleCpu {
       cr4: CR4,
       efer: EFER,
     };
-    this.machine.adjust?.(first);
     this.vcpu.setSregs(first);
     this.vcpu.setMpState(MpState.RUNNABLE);
   }

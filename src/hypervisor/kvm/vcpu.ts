@@ -2,7 +2,9 @@
  * A vCPU of KVM: the run loop, and the register groups (api.rst, 4.10 and on). Run by one thread; other threads may hold
  * the same vCPU for `kick` and `nmi`, and for its registers while it stands still.
  */
+import type { GuestMemory } from "../../memory/guest-memory.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
+import { translateLinear } from "../page-walk.js";
 import {
   type CpuidEntry,
   type DebugRegs,
@@ -61,6 +63,7 @@ const MAX_CPUID_ENTRIES = 256;
 /** What a vCPU needs of its VM. */
 export interface VcpuHost {
   readonly memory: SharedMemory;
+  readonly guestMemory: GuestMemory;
   readonly mappingSize: number;
   /** Bytes of a vCPU's XSAVE area. */
   readonly xsaveSize: number;
@@ -365,11 +368,9 @@ export class KvmVcpu implements Vcpu {
   setGuestDebug(debug: GuestDebug): void {
     this.#set("KVM_SET_GUEST_DEBUG", abi.kvm_guest_debug, registers.guestDebugTo(debug));
   }
+  /** KVM_TRANSLATE asks for the rights of the supervisor under SMAP, and marks entries accessed: this does not. */
   translate(linear: bigint): number | undefined {
-    const translation = abi.kvm_translation.encode({ linear_address: BigInt.asUintN(64, linear) });
-    ioctlPointer(this.#fd, Ioctl.KVM_TRANSLATE, translation, "KVM_TRANSLATE");
-    const { physical_address, valid } = abi.kvm_translation.decode(translation);
-    return valid === 0 ? undefined : Number(physical_address);
+    return translateLinear(this.vm.guestMemory, this.getSregs(), linear);
   }
   getStats(): Record<string, number> {
     return { emulationSteps: this.steps };

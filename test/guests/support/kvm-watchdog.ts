@@ -1,20 +1,24 @@
-/** Worker: kicks the vCPUs of a guest that takes too long. */
-import { workerData } from "node:worker_threads";
-import { attachMachine, type MachineData } from "../../hypervisor/kvm/support/kvm-machine.js";
-import { Watch } from "./kvm-provider.js";
+/** Worker: kicks the vCPUs of a guest that takes too long, whichever machine of the process runs it. */
+import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { attachMachine, type MachineData } from "../../hypervisor/kvm/support/attach-machine.js";
+import { Watch } from "./watch.js";
 
-const { machine, words, limit } = workerData as {
-  machine: MachineData;
+const { machines, words, limit } = workerData as {
+  machines: MessagePort;
   words: SharedArrayBuffer;
   limit: number;
 };
-const { vm } = attachMachine(machine);
 const shared = new Int32Array(words);
+const known: MachineData[] = [];
 for (;;) {
   const seen = Atomics.load(shared, Watch.BEATS);
-  const how = Atomics.wait(shared, Watch.BEATS, seen, limit);
-  if (Atomics.load(shared, Watch.STOP) !== 0) break;
-  if (how === "timed-out" && Atomics.load(shared, Watch.RUNNING) !== 0) {
-    for (let id = 0; id < machine.cpus; id++) vm.vcpu(id).kick();
+  if (Atomics.wait(shared, Watch.BEATS, seen, limit) !== "timed-out") continue;
+  const running = Atomics.load(shared, Watch.RUNNING);
+  if (running === Watch.NOTHING || Atomics.load(shared, Watch.BEATS) !== seen) continue;
+  for (let got = receiveMessageOnPort(machines); got !== undefined; got = receiveMessageOnPort(machines)) {
+    known.push(got.message as MachineData);
   }
+  const data = known[running];
+  const { vm } = attachMachine(data);
+  for (let id = 0; id < data.cpus; id++) vm.vcpu(id).kick();
 }

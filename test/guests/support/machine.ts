@@ -36,8 +36,6 @@ export interface Provider {
   readonly vcpu: Vcpu;
   /** Watch over a run: `kick` the vCPU when it takes too long. */
   watched<T>(run: () => T): T;
-  /** What the host's processor wants otherwise than the manual has it. */
-  adjust?(sregs: Sregs): void;
 }
 
 /** A port or MMIO access of the guest. */
@@ -324,17 +322,12 @@ export function runGuest(provider: Provider, image: GuestImage): GuestResult {
 }
 
 /** Registers and mode as `image` has them. */
-export function start(
-  { vcpu, adjust }: Pick<Provider, "vcpu" | "adjust">,
-  image: Omit<GuestImage, "code">,
-  cpl: 0 | 3,
-): void {
+export function start({ vcpu }: Pick<Provider, "vcpu">, image: Omit<GuestImage, "code">, cpl: 0 | 3): void {
   const { mode } = image;
   vcpu.setMpState(MpState.RUNNABLE);
   const { apicBase } = vcpu.getSregs();
   const sregs = startSregs(mode, mode === "v86" ? 3 : cpl, apicBase);
   image.sregs?.(sregs);
-  adjust?.(sregs);
   vcpu.setEvents({
     exception: { injected: false, nr: 0, hasErrorCode: false, errorCode: 0 },
     interrupt: { injected: false, nr: 0, soft: false, shadow: 0 },

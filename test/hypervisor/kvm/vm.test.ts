@@ -380,5 +380,11 @@ describe("register groups of a KVM vCPU", { skip: noKvm }, () => {
     startLongMode(machine, "90");
     assert.equal(vcpu.translate(0x12345n), 0x12345);
     assert.equal(vcpu.translate(0x8000000000n), undefined);
+    assert.equal(vcpu.translate(0x800000000000n), undefined, "not canonical");
+    // Present and the user's, not accessed: no rights are asked for, and nothing is marked.
+    const entry = gpa(0x4000 + 8 * 3);
+    machine.guestMemory.writeU64(entry, 0x200000n | 0x85n);
+    assert.equal(vcpu.translate(0x612345n), 0x212345);
+    assert.equal(machine.guestMemory.readU64(entry), 0x200085n);
   });
 });

@@ -1,16 +1,14 @@
 /** A KVM VM with RAM and nothing else, for tests of the provider. */
 import { EmulationStep } from "../../../../src/hypervisor/kvm/emulation-step.js";
-import { createKvmVm, type KvmVm, kvmArenaBytes } from "../../../../src/hypervisor/kvm/provider.js";
-import type { KvmVcpu } from "../../../../src/hypervisor/kvm/vcpu.js";
+import { kvmArenaBytes } from "../../../../src/hypervisor/kvm/provider.js";
 import type { Regs } from "../../../../src/hypervisor/seam.js";
 import { kvmProblem } from "../../../../src/machine/accel.js";
 import { Clock } from "../../../../src/memory/clock.js";
-import { GuestMemory, gpa, type MemorySlot } from "../../../../src/memory/guest-memory.js";
+import { gpa, type MemorySlot } from "../../../../src/memory/guest-memory.js";
 import { SharedMemory } from "../../../../src/memory/shared-memory.js";
-import { StateAllocator } from "../../../../src/memory/state-allocator.js";
-import { Timers } from "../../../../src/memory/timers.js";
+import { attachMachine, buildMachine, DEVICE, type MachineData, type TestMachine } from "./attach-machine.js";
 
-export const DEVICE = "/dev/kvm";
+export { attachMachine, type MachineData, type TestMachine };
 
 /** Why there is nothing to test with, or false. */
 export const noKvm: string | false = (await kvmProblem(DEVICE)) ?? false;
@@ -18,25 +16,6 @@ export const noKvm: string | false = (await kvmProblem(DEVICE)) ?? false;
 export const RAM_BYTES = 1 << 20;
 /** Where guests' code starts. */
 export const CODE = 0x1000;
-
-export interface TestMachine {
-  readonly vm: KvmVm;
-  readonly vcpu: KvmVcpu;
-  readonly guestMemory: GuestMemory;
-  readonly memory: SharedMemory;
-  /** Words of shared memory that are nobody's, as a byte offset. */
-  readonly words: number;
-  readonly data: MachineData;
-}
-
-/** What another thread needs to attach to the machine. */
-export interface MachineData {
-  readonly memory: WebAssembly.Memory;
-  readonly epoch: bigint;
-  readonly cpus: number;
-  readonly slots: readonly MemorySlot[];
-  readonly stateEnd: number;
-}
 
 export interface MachineOptions {
   readonly cpus?: number;
@@ -59,31 +38,7 @@ export function makeMachine(options: MachineOptions = {}): TestMachine {
   });
   const clock = Clock.start();
   const data = { memory: memory.memory, epoch: clock.epoch, cpus, slots, stateEnd };
-  return build(data, memory, clock, true, loadLate);
-}
-
-/** The machine as another thread of the process sees it. */
-export function attachMachine(data: MachineData): TestMachine {
-  return build(data, new SharedMemory(data.memory), new Clock(data.epoch), false);
-}
-
-function build(
-  data: MachineData,
-  memory: SharedMemory,
-  clock: Clock,
-  create: boolean,
-  loadLate = false,
-): TestMachine {
-  const allocator = new StateAllocator(memory, 64, data.stateEnd);
-  const timers = new Timers(memory, allocator, clock);
-  const words = allocator.bytes(64, "test");
-  if (create) timers.reset();
-  const guestMemory = new GuestMemory(memory, data.slots);
-  const step = loadLate ? {} : { EmulationStep };
-  const options = { cpus: data.cpus, create, device: DEVICE, ...step };
-  const vm = createKvmVm(memory, allocator, guestMemory, timers, clock, options);
-  if (create) for (const slot of data.slots) vm.setMemorySlot(slot);
-  return { vm, vcpu: vm.vcpu(0), guestMemory, memory, words, data };
+  return buildMachine(data, memory, clock, true, loadLate ? undefined : EmulationStep);
 }
 
 export const NO_REGS: Regs = {
