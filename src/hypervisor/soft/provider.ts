@@ -118,7 +118,8 @@ export class SoftVm implements Vm {
     });
     this.#busLock = allocator.alloc(BUS_LOCK, "soft.bus-lock");
     const states = this.places.map(({ state }) => state);
-    this.coherence = new Coherence(memory, allocator, states, this.physMap, (id, bits) =>
+    const busLock = this.#busLock.address + BUS_LOCK.offset.word;
+    this.coherence = new Coherence(memory, allocator, states, this.physMap, busLock, (id, bits) =>
       this.request(id, bits),
     );
     this.#doorbells = new SoftDoorbells(memory, allocator);

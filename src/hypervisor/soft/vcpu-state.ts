@@ -194,9 +194,11 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   ownerBit: "u32",
   /** Address of the bus lock's record (smp/bus-lock), 0 where there is one vCPU. */
   busLock: "u32",
-  /** Not zero while the vCPU is at an aligned LOCK operation. */
-  inLocked: "u32",
-  /** Odd while guest code runs; each entry and each leave adds one. */
+  /** Not zero while the vCPU waits for the bus lock, with no access of its own under way. */
+  busWaiting: "u32",
+  /** Expected and new value of a 16-byte exchange, two words each (smp/wide-exchange). */
+  exchange: array("u64", 4),
+  /** Odd while guest code runs, and while the vCPU's thread writes guest memory; each entry and each leave adds one. */
   guestEpoch: "u32",
   /** PAUSEs since the vCPU last gave its core away. */
   pauses: "u32",
@@ -262,8 +264,8 @@ function camelCase(name: string): string {
 /** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 
-/** Bits of `poll`. */
-export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16 } as const;
+/** Bits of `poll`. BUS: another vCPU waits for the bus lock until this one has left guest code. */
+export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16, BUS: 32 } as const;
 
 /** Bits of `requests`. PAGE_EVENTS: look at the queue (smp/page-events). */
 export const Request = {

@@ -30,6 +30,7 @@ import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
 import type { PageEventReader } from "./smp/page-events.js";
+import { wideExchange } from "./smp/wide-exchange.js";
 import { ControlRegisters } from "./system/control.js";
 import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
 import { AccessPending, GuestFault } from "./system/fault.js";
@@ -187,6 +188,7 @@ export class SoftVcpu implements Vcpu {
       mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
+      exchangeWide: wideExchange(memory, s),
       clock: () => clock.now(),
     };
     const engine = instantiateEngine(
@@ -235,7 +237,14 @@ export class SoftVcpu implements Vcpu {
       s.hotFirst = hot.first;
     }
     if (this.vm.options.profile === true) this.#startProfile(cache, hot);
-    const access = new GuestAccess(memory, s, wasm, coherence.sharing, codeWritten);
+    const access = new GuestAccess(
+      memory,
+      s,
+      wasm,
+      coherence.sharing,
+      codeWritten,
+      this.#alone ? (store) => store() : (store) => coherence.storing(this.id, store),
+    );
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
