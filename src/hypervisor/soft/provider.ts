@@ -188,6 +188,11 @@ export class SoftVm implements Vm {
     Atomics.add(this.memory.i32, (this.#busLock.address + BUS_LOCK.offset.running) >>> 2, change);
   }
 
+  /** Whether the host has a core for each vCPU that is not asleep. */
+  get hasFreeCores(): boolean {
+    return this.#busLock.running <= this.#busLock.cores;
+  }
+
   /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */
   remindOfHotCode(id: number): void {
     this.#hotCodeTimers[id].arm(this.clock.now() + HOT_CODE_DELAY);

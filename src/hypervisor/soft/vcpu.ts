@@ -3,7 +3,6 @@
  * leave: exceptions, code to be decoded, operations done in TypeScript, interrupts, and accesses that the machine serves.
  */
 import { randomFillSync } from "node:crypto";
-import { aboutToWait } from "../../memory/mutex.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import {
   type CpuidEntry,
@@ -29,6 +28,7 @@ import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
+import { Halt } from "./smp/halt.js";
 import type { PageEventReader } from "./smp/page-events.js";
 import { wideExchange } from "./smp/wide-exchange.js";
 import { ControlRegisters, DR6_FIXED } from "./system/control.js";
@@ -116,6 +116,7 @@ export class SoftVcpu implements Vcpu {
   #profile: CpuProfile | undefined;
   #pageEvents: PageEventReader | undefined;
   readonly #alone: boolean;
+  readonly #halt: Halt;
 
   constructor(
     readonly vm: SoftVm,
@@ -127,6 +128,13 @@ export class SoftVcpu implements Vcpu {
     this.#exitData = new DataView(this.exit.data.buffer);
     this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
     this.#alone = vm.places.length === 1;
+    this.#halt = new Halt(
+      this.#memory.i32,
+      (this.#s.address + O.poll) >>> 2,
+      () => vm.clock.now(),
+      () => !this.#alone && vm.hasFreeCores,
+      (change) => vm.countRunning(change),
+    );
     this.#msrs = new Msrs(
       this.#s,
       id,
@@ -914,16 +922,11 @@ export class SoftVcpu implements Vcpu {
   }
 
   #sleep(): void {
-    const s = this.#s;
-    const index = (s.address + O.poll) >>> 2;
     const deadline = this.#irqchip.timerDeadline(this.id);
     const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
     if (milliseconds > 0) {
-      aboutToWait("halted vCPU");
       this.#profile?.turn(Activity.halted);
-      this.vm.countRunning(-1);
-      Atomics.wait(this.#memory.i32, index, 0, milliseconds);
-      this.vm.countRunning(1);
+      this.#halt.wait(milliseconds);
       this.#profile?.turn(Activity.loop);
     }
     this.#irqchip.expireTimer(this.id);
