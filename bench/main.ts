@@ -46,11 +46,11 @@ function chosen({ name, lines }: Row): readonly Line[] {
 }
 
 type Measure = (row: Row, lines: readonly Line[]) => Promise<Sample[]> | undefined;
-let lastMessage = "";
-/** A message comes again with each number of bytes that are done. */
+const told = new Set<string>();
+/** A message comes again with each number of bytes that are done, and those of several fetches take turns. */
 function progress(message: string): void {
-  if (message !== lastMessage) process.stderr.write(`bench: ${message}\n`);
-  lastMessage = message;
+  if (!told.has(message)) process.stderr.write(`bench: ${message}\n`);
+  told.add(message);
 }
 const machine = describeMachine(qemuVersion());
 const guests = makeGuests(progress);

@@ -38,7 +38,7 @@ export const SMP_GROUPS: readonly JobGroup[] = [
     jobs: [
       {
         name: "make",
-        title: "make -j2 of 24 C files, 2 vCPUs",
+        title: "make -j2 of 10 C files, 2 vCPUs",
         script: "bash /nlkt/project.sh",
         reach: 1.5,
       },

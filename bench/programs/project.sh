@@ -1,7 +1,7 @@
-# A small C project: 24 files and a program of them. What is measured is `make -j2`.
+# A small C project: 10 files and a program of them. What is measured is `make -j2`.
 mkdir project && cd project || exit 1
 objects=
-for n in $(seq 24); do
+for n in $(seq 10); do
   objects="$objects part$n.o"
   {
     echo '#include <stdio.h>'
@@ -29,9 +29,9 @@ for n in $(seq 24); do
 done
 {
   echo '#include <stdio.h>'
-  for n in $(seq 24); do echo "unsigned part$n(const char *);"; done
+  for n in $(seq 10); do echo "unsigned part$n(const char *);"; done
   echo 'int main(void) { unsigned a = 0;'
-  for n in $(seq 24); do echo "a += part$n(\"the quick brown fox\");"; done
+  for n in $(seq 10); do echo "a += part$n(\"the quick brown fox\");"; done
   echo 'printf("%u\n", a); return 0; }'
 } >main.c
 printf 'program: main.o%s\n\tgcc -o program $^\n%%.o: %%.c\n\tgcc -O2 -c $<\n' "$objects" >Makefile

@@ -118,7 +118,8 @@ export class SoftVm implements Vm {
     });
     this.#busLock = allocator.alloc(BUS_LOCK, "soft.bus-lock");
     const states = this.places.map(({ state }) => state);
-    this.coherence = new Coherence(memory, allocator, states, this.physMap, (id, bits) =>
+    const busLock = this.#busLock.address + BUS_LOCK.offset.word;
+    this.coherence = new Coherence(memory, allocator, states, this.physMap, busLock, (id, bits) =>
       this.request(id, bits),
     );
     this.#doorbells = new SoftDoorbells(memory, allocator);
@@ -185,6 +186,11 @@ export class SoftVm implements Vm {
   /** A vCPU's thread falls asleep (−1) or is back (1). */
   countRunning(change: 1 | -1): void {
     Atomics.add(this.memory.i32, (this.#busLock.address + BUS_LOCK.offset.running) >>> 2, change);
+  }
+
+  /** Whether the host has a core for each vCPU that is not asleep. */
+  get hasFreeCores(): boolean {
+    return this.#busLock.running <= this.#busLock.cores;
   }
 
   /** Make vCPU `id` look at the hot tier's waiting places soon, even if nothing else makes it leave guest code. */

@@ -165,6 +165,9 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   watchpoints: "u32",
   /** Debug traps that wait for the end of the instruction, or of the one after MOV SS: bits as in DR6. */
   pendingDebug: "u32",
+  /** The host debugs the guest: `HostDebug`; its own DR0–DR3 and DR7, which stand in for the guest's. */
+  hostDebug: "u32",
+  hostDr: array("u64", 5),
   /** RIP before which interrupts are held back, because STI is the instruction before it. */
   stiRip: "u64",
 
@@ -194,9 +197,11 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   ownerBit: "u32",
   /** Address of the bus lock's record (smp/bus-lock), 0 where there is one vCPU. */
   busLock: "u32",
-  /** Not zero while the vCPU is at an aligned LOCK operation. */
-  inLocked: "u32",
-  /** Odd while guest code runs; each entry and each leave adds one. */
+  /** Not zero while the vCPU waits for the bus lock, with no access of its own under way. */
+  busWaiting: "u32",
+  /** Expected and new value of a 16-byte exchange, two words each (smp/wide-exchange). */
+  exchange: array("u64", 4),
+  /** Odd while guest code runs, and while the vCPU's thread writes guest memory; each entry and each leave adds one. */
   guestEpoch: "u32",
   /** PAUSEs since the vCPU last gave its core away. */
   pauses: "u32",
@@ -264,10 +269,10 @@ function camelCase(name: string): string {
 /** Values of `shadow`: after STI, and after MOV SS or POP SS, until the next instruction is done. */
 export const Shadow = { NONE: 0, STI: 1, STACK: 2 } as const;
 
-/** Bits of `poll`. */
-export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16 } as const;
+/** Bits of `poll`. BUS: another vCPU waits for the bus lock until this one has left guest code. */
+export const Poll = { INTERRUPT: 1, REQUEST: 2, STEP: 4, STALE_CODE: 8, HOT_CODE: 16, BUS: 32 } as const;
 
-/** Bits of `requests`. PAGE_EVENTS: look at the queue (smp/page-events). */
+/** Bits of `requests`. PAGE_EVENTS: look at the queue (smp/page-events). HOST_DEBUG: `hostDebug` or `hostDr` changed. */
 export const Request = {
   NMI: 1,
   INIT: 2,
@@ -277,7 +282,11 @@ export const Request = {
   FLUSH_CODE: 32,
   PAGE_EVENTS: 64,
   UNHALT: 128,
+  HOST_DEBUG: 256,
 } as const;
+
+/** Bits of `hostDebug`, as KVM_GUESTDBG_SINGLESTEP, _USE_SW_BP and _USE_HW_BP. */
+export const HostDebug = { SINGLE_STEP: 1, SOFTWARE: 2, HARDWARE: 4 } as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
 export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;

@@ -3,7 +3,6 @@
  * leave: exceptions, code to be decoded, operations done in TypeScript, interrupts, and accesses that the machine serves.
  */
 import { randomFillSync } from "node:crypto";
-import { aboutToWait } from "../../memory/mutex.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import {
   type CpuidEntry,
@@ -29,9 +28,11 @@ import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
 import type { SoftVm } from "./provider.js";
+import { Halt } from "./smp/halt.js";
 import type { PageEventReader } from "./smp/page-events.js";
-import { ControlRegisters } from "./system/control.js";
-import { DebugUnit, DR7_GD, Dr6 } from "./system/debug.js";
+import { wideExchange } from "./smp/wide-exchange.js";
+import { ControlRegisters, DR6_FIXED } from "./system/control.js";
+import { DebugUnit, DR7_GD, Dr6, setHostDebug } from "./system/debug.js";
 import { AccessPending, GuestFault } from "./system/fault.js";
 import {
   combineFaults,
@@ -58,6 +59,7 @@ import {
   FAULT_NO_ERROR_CODE,
   HOT_COUNTERS,
   HOT_COUNTERS_OFFSET,
+  HostDebug,
   Leave,
   NEVER_HOT,
   O,
@@ -115,7 +117,7 @@ export class SoftVcpu implements Vcpu {
   #profile: CpuProfile | undefined;
   #pageEvents: PageEventReader | undefined;
   readonly #alone: boolean;
-  #debug: GuestDebug = { enable: false, singleStep: false, useSoftwareBreakpoints: false };
+  readonly #halt: Halt;
 
   constructor(
     readonly vm: SoftVm,
@@ -127,6 +129,13 @@ export class SoftVcpu implements Vcpu {
     this.#exitData = new DataView(this.exit.data.buffer);
     this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
     this.#alone = vm.places.length === 1;
+    this.#halt = new Halt(
+      this.#memory.i32,
+      (this.#s.address + O.poll) >>> 2,
+      () => vm.clock.now(),
+      () => !this.#alone && vm.hasFreeCores,
+      (change) => vm.countRunning(change),
+    );
     this.#msrs = new Msrs(
       this.#s,
       id,
@@ -189,6 +198,7 @@ export class SoftVcpu implements Vcpu {
       mmioStore: (_cpu, rec, low, high, bytes) => this.#mmio(rec, physical(low, high), bytes, true),
       codeWritten: (_cpu, page, offset, bytes) => codeWritten(page, offset, bytes),
       checkAccess: (_cpu, rec, low, high, bytes, kind) => this.#checkAccess(rec, low, high, bytes, kind),
+      exchangeWide: wideExchange(memory, s),
       clock: () => clock.now(),
     };
     const engine = instantiateEngine(
@@ -246,7 +256,14 @@ export class SoftVcpu implements Vcpu {
       s.hotFirst = hot.first;
     }
     if (this.vm.options.profile === true) this.#startProfile(cache, hot);
-    const access = new GuestAccess(memory, s, wasm, coherence.sharing, codeWritten);
+    const access = new GuestAccess(
+      memory,
+      s,
+      wasm,
+      coherence.sharing,
+      codeWritten,
+      this.#alone ? (store) => store() : (store) => coherence.storing(this.id, store),
+    );
     const segments = new Segments(s, access);
     const transfers = new Transfers(s, access, segments);
     const interrupts = new Interrupts(s, access, segments, transfers);
@@ -337,14 +354,14 @@ export class SoftVcpu implements Vcpu {
         (s.eflags & Eflags.TF) !== 0 ||
         s.shadow !== 0 ||
         unfinished ||
-        this.#debug.enable ||
+        (s.hostDebug & (HostDebug.SINGLE_STEP | HostDebug.HARDWARE)) !== 0 ||
         (s.dr[7] & 0xffn) !== 0n;
       if (stepping) {
         this.#profile?.turn(Activity.stepping);
         const reason = this.#step(parts);
         if (reason !== undefined) return this.#leave(reason);
         // The host's single step ends where an exception was delivered, too.
-        if (this.#debug.enable && this.#debug.singleStep) return this.#leave(this.#debugExit());
+        if (this.#hostSteps) return this.#leave(this.#debugExit(Vector.DB, BigInt(Dr6.BS)));
         continue;
       }
       // RF holds breakpoints back for one instruction; without any, there is nothing to hold back.
@@ -431,8 +448,13 @@ export class SoftVcpu implements Vcpu {
     const next = BigInt.asUintN(64, start + BigInt(this.#memory.u8[s.rec + Rec.length]));
     s.rip = s.codeMode === CodeMode.LONG64 ? next : next & 0xffff_ffffn;
     s.leave = Leave.NONE;
+    const name = SYSTEM_OPERATION_NAMES[detail & 0xff];
+    if (name === "int3" && (s.hostDebug & HostDebug.SOFTWARE) !== 0) {
+      s.rip = start;
+      return this.#debugExit(Vector.BP);
+    }
     try {
-      OPERATIONS[SYSTEM_OPERATION_NAMES[detail & 0xff]](context);
+      OPERATIONS[name](context);
     } catch (thrown) {
       s.rip = start;
       return this.#thrown(thrown);
@@ -640,8 +662,11 @@ export class SoftVcpu implements Vcpu {
     const resume = s.eflags & Eflags.RF;
     const { shadow } = s;
     // Between MOV SS and the next instruction there are no breakpoints (SDM vol. 3A, 6.8.3).
-    const breaks = resume === 0 && shadow !== Shadow.STACK && (s.dr[7] & 0xffn) !== 0n;
-    if (breaks && debug.meetsInstruction(this.#linearRip())) {
+    const breaks = resume === 0 && shadow !== Shadow.STACK && debug.armed;
+    const met = breaks ? debug.meetsInstruction(this.#linearRip()) : 0;
+    if (met !== 0) {
+      if (debug.isHosts) return this.#debugExit(Vector.DB, BigInt(met));
+      debug.report(met);
       return this.#raise(Vector.DB, FAULT_NO_ERROR_CODE, false);
     }
     s.eflags &= ~Eflags.RF;
@@ -673,6 +698,12 @@ export class SoftVcpu implements Vcpu {
       byNewFlags = TRAPS_BY_NEW_FLAGS.has(SYSTEM_OPERATION_NAMES[s.leaveDetail & 0xff]);
       reason = this.#left(parts);
     }
+    if (reason === ExitReason.DEBUG) {
+      // The instruction was not done.
+      s.eflags |= resume;
+      s.shadow = shadow;
+      return reason;
+    }
     // After a fault or INT n there is no single-step trap: the flags are the handler's.
     if (parts.interrupts.delivered !== delivered || reason === ExitReason.SHUTDOWN) return reason;
     const waits = reason === ExitReason.MMIO || s.ioPending === IoPending.INS;
@@ -687,18 +718,24 @@ export class SoftVcpu implements Vcpu {
     s.mmioIndex = 0;
     debug.end(trap && s.shadow !== Shadow.STACK && !byNewFlags);
     if (reason !== undefined) return reason;
-    if (this.#debug.enable && this.#debug.singleStep) return this.#debugExit();
+    const hits = debug.takeHostHits();
+    if (hits !== 0 || this.#hostSteps)
+      return this.#debugExit(Vector.DB, BigInt(hits | (this.#hostSteps ? Dr6.BS : 0)));
     return s.pendingDebug !== 0 && s.shadow !== Shadow.STACK ? this.#raiseDebug(parts) : undefined;
   }
 
-  /** The host steps through the guest: KVM_GUESTDBG_SINGLESTEP. */
-  #debugExit(): ExitReason {
+  get #hostSteps(): boolean {
+    return (this.#s.hostDebug & HostDebug.SINGLE_STEP) !== 0;
+  }
+
+  /** What the host asked for by KVM_SET_GUEST_DEBUG has happened, at RIP; `hits`: bits of DR6. */
+  #debugExit(vector: number, hits = 0n): ExitReason {
     const s = this.#s;
     const { debug } = this.exit;
-    debug.exception = Vector.DB;
+    debug.exception = vector;
     debug.pc = this.#linearRip() ?? s.rip;
-    debug.dr6 = s.dr[6] | BigInt(Dr6.BS);
-    debug.dr7 = s.dr[7];
+    debug.dr6 = DR6_FIXED | hits;
+    debug.dr7 = this.#run.debug.control;
     return ExitReason.DEBUG;
   }
 
@@ -845,6 +882,10 @@ export class SoftVcpu implements Vcpu {
     const { cache, wasm, msrs } = this.#run;
     if ((requests & Request.PAGE_EVENTS) !== 0) this.#servePageEvents();
     if ((requests & Request.UNHALT) !== 0) s.pvUnhalted = 1;
+    if ((requests & Request.HOST_DEBUG) !== 0) {
+      this.#run.debug.update();
+      updateMode(s, this.#memory);
+    }
     if ((requests & Request.FLUSH_CODE) !== 0) cache.flush();
     if ((requests & Request.TLB_FLUSH) !== 0) wasm.flushTlb(s.address);
     if ((requests & Request.INIT) !== 0) {
@@ -894,16 +935,11 @@ export class SoftVcpu implements Vcpu {
   }
 
   #sleep(): void {
-    const s = this.#s;
-    const index = (s.address + O.poll) >>> 2;
     const deadline = this.#irqchip.timerDeadline(this.id);
     const milliseconds = Math.min((deadline - this.vm.clock.now()) / 1e6, HALT_SLEEP_LIMIT);
     if (milliseconds > 0) {
-      aboutToWait("halted vCPU");
       this.#profile?.turn(Activity.halted);
-      this.vm.countRunning(-1);
-      Atomics.wait(this.#memory.i32, index, 0, milliseconds);
-      this.vm.countRunning(1);
+      this.#halt.wait(milliseconds);
       this.#profile?.turn(Activity.loop);
     }
     this.#irqchip.expireTimer(this.id);
@@ -1028,7 +1064,8 @@ export class SoftVcpu implements Vcpu {
     return this.vm.cpuids[this.id].get();
   }
   setGuestDebug(debug: GuestDebug): void {
-    this.#debug = debug;
+    setHostDebug(this.#s, debug);
+    this.vm.request(this.id, Request.HOST_DEBUG);
   }
   profile(): VcpuProfile | undefined {
     return this.#profile?.report(this.id);

@@ -138,6 +138,85 @@ static void whole(u32 id, u32 n, u64 rounds) {
   meet(&m, n);
 }
 
+/* The halves of what one vCPU stores by CMPXCHG16B, looked at one after the other, are never of different age the wrong way round. */
+static void halves(u32 id, u32 n, u64 rounds) {
+  volatile u64 *p = (volatile u64 *)(area + 192);
+  if (id == 0) p[0] = p[1] = 0;
+  meet(&m, n);
+  for (u64 i = 0; i < rounds; i++) {
+    u64 low = i, high = i;
+    if (id == 0) CHECK(cmpxchg16(p, &low, &high, i + 1, i + 1));
+    else if (id & 1) {
+      low = p[0];
+      high = p[1];
+      CHECK(low <= high);
+    } else {
+      high = p[1];
+      low = p[0];
+      CHECK(high <= low);
+    }
+  }
+  meet(&m, n);
+}
+
+/* vCPUs that have done all of their LOCK operations; the others store until then. */
+static volatile u32 finished;
+static volatile u64 successes;
+
+/* Plain stores to bytes that a LOCK operation of 8 bytes reads and writes, too, are not undone by it. */
+static void plain_stores(u32 id, u32 n, u32 offset, u64 rounds) {
+  u8 *at = area + offset;
+  const u32 lockers = (n + 1) / 2;
+  if (id == 0) {
+    for (u32 i = 0; i < 8; i++) at[i] = 0;
+    finished = 0;
+  }
+  meet(&m, n);
+  if (id & 1) {
+    volatile u8 *mine = at + (id & 2 ? 7 : 4);
+    for (u64 i = 0; finished < lockers; i++) {
+      *mine = (u8)i;
+      for (volatile u32 k = i & 15; k; k--) ;
+      CHECK(*mine == (u8)i);
+    }
+  } else {
+    for (u64 i = 0; i < rounds; i++) add(at, 8, 1);
+    __atomic_add_fetch(&finished, 1, __ATOMIC_SEQ_CST);
+  }
+  meet(&m, n);
+  if (id == 0) CHECK(read_at(at, 4) == (u32)(rounds * lockers));
+}
+
+/* So with CMPXCHG16B, whether it finds what it expects or not. */
+static void plain_stores_to_pair(u32 id, u32 n, u64 rounds) {
+  volatile u64 *p = (volatile u64 *)(area + 256);
+  const u32 lockers = (n + 1) / 2;
+  if (id == 0) {
+    p[0] = p[1] = successes = 0;
+    finished = 0;
+  }
+  meet(&m, n);
+  if (id & 1) {
+    /* One half of the upper half each. */
+    volatile u32 *mine = (volatile u32 *)(p + 1) + (id >> 1 & 1);
+    for (u32 i = 0; finished < lockers; i++) {
+      *mine = i;
+      for (volatile u32 k = i & 15; k; k--) ;
+      CHECK(*mine == i);
+    }
+  } else {
+    u64 mine = 0;
+    for (u64 i = 0; i < rounds; i++) {
+      u64 low = p[0], high = p[1];
+      mine += cmpxchg16(p, &low, &high, low + 1, high);
+    }
+    __atomic_fetch_add(&successes, mine, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&finished, 1, __ATOMIC_SEQ_CST);
+  }
+  meet(&m, n);
+  if (id == 0) CHECK(p[0] == successes);
+}
+
 /* A 64-bit value across a line or page is swapped whole: each reader takes it with a locked operation. */
 static void split_whole(u32 id, u32 n, u32 offset, u64 rounds) {
   volatile u64 *p = (volatile u64 *)(area + offset);
@@ -277,21 +356,31 @@ static void every_operation(u32 id, u32 n, u32 offset, u64 rounds) {
 /* Aligned; within 8 bytes; across 8 bytes, a cache line and a page. */
 static const u16 offsets[] = { 64, 65, 67, 69, 70, 71, 127 - 2, 127, 4096 - 1, 4096 - 3, 4096 - 7, 4096 - 4 };
 
+/* Whether an operand lies within 8 aligned bytes. What does not takes the bus, from vCPUs that have to stop for it. */
+static u32 splits(u32 offset, u32 width) { return (offset & 7) + width > 8; }
+
 void guest_main(u32 id, u32 count_, u64 what, u64 rounds) {
+  const u64 few = rounds / 100 + 1;
   for (u32 k = 0; k < sizeof offsets / sizeof offsets[0]; k++)
-    for (u32 width = 1; width <= 8; width *= 2) count(id, count_, offsets[k], width, rounds);
+    for (u32 width = 1; width <= 8; width *= 2)
+      count(id, count_, offsets[k], width, splits(offsets[k], width) ? few : rounds);
   neighbours(id, count_, 64, rounds);
-  neighbours(id, count_, 64 + 61, rounds);
-  lanes(id, count_, 64, rounds);
-  lanes(id, count_, 128 - 8, rounds);
-  lanes(id, count_, 4096 - 8, rounds);
+  neighbours(id, count_, 64 + 61, few);
+  lanes(id, count_, 64, few);
+  lanes(id, count_, 128 - 8, few);
+  lanes(id, count_, 4096 - 8, few);
+  plain_stores(id, count_, 64, rounds);
+  plain_stores(id, count_, 128 - 2, 10 * few);
+  plain_stores(id, count_, 4096 - 5, 10 * few);
   pair(id, count_, rounds);
   whole(id, count_, rounds);
-  split_whole(id, count_, 128 - 3, rounds);
-  split_whole(id, count_, 4096 - 5, rounds);
+  halves(id, count_, 10 * rounds);
+  plain_stores_to_pair(id, count_, 20 * rounds);
+  split_whole(id, count_, 128 - 3, few);
+  split_whole(id, count_, 4096 - 5, few);
   for (u32 kind = 0; kind < 5; kind++) locks(id, count_, kind, rounds / 8);
-  in_code_page(id, count_, rounds / 8);
+  in_code_page(id, count_, few);
   every_operation(id, count_, 64, rounds / 8);
-  every_operation(id, count_, 61, rounds / 8);
-  every_operation(id, count_, 4096 - 3, rounds / 8);
+  every_operation(id, count_, 61, few);
+  every_operation(id, count_, 4096 - 3, few);
 }

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { HEADER_BYTES, LOAD_ADDRESS, multibootKernel } from "../../machine/multiboot-kernel.js";
 
 const SOURCES = fileURLToPath(new URL("../../../../test/smp/guest/", import.meta.url));
 
@@ -30,7 +31,6 @@ const FLAGS = [
   "-Wl,--build-id=none",
   "-Wl,-z,noexecstack",
   "-Wl,--no-warn-rwx-segments",
-  `-Wl,-Ttext=0x${PROGRAM_START.toString(16)}`,
   "-Wl,-N",
   "-Wl,-e,_start",
 ];
@@ -42,24 +42,32 @@ export function noCompiler(): string | undefined {
 }
 
 export interface Program {
-  /** For PROGRAM_START. */
   readonly bytes: Uint8Array;
   readonly entry: number;
 }
 
 const built = new Map<string, Program>();
+/** A near jump, with room after it. */
+const JUMP_BYTES = 16;
+const JMP_REL32 = 0xe9;
 /** Offset of e_entry in an ELF64 header (System V ABI, 4). */
 const ELF_ENTRY = 24;
 
-/** test/smp/guest/NAME.c */
-export function buildProgram(name: string): Program {
+/** test/smp/guest/NAME.c, for `start`. */
+export function buildProgram(name: string, start = PROGRAM_START): Program {
   const known = built.get(name);
   if (known !== undefined) return known;
   const directory = mkdtempSync(path.join(tmpdir(), "nlkt-smp-"));
   try {
     const elf = path.join(directory, "guest.elf");
     const flat = path.join(directory, "guest.bin");
-    execFileSync("gcc", [...FLAGS, path.join(SOURCES, `${name}.c`), "-o", elf]);
+    execFileSync("gcc", [
+      ...FLAGS,
+      `-Wl,-Ttext=0x${start.toString(16)}`,
+      path.join(SOURCES, `${name}.c`),
+      "-o",
+      elf,
+    ]);
     execFileSync("objcopy", ["-O", "binary", elf, flat]);
     const entry = Number(readFileSync(elf).readBigUInt64LE(ELF_ENTRY));
     const program = { bytes: Uint8Array.from(readFileSync(flat)), entry };
@@ -68,4 +76,14 @@ export function buildProgram(name: string): Program {
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** test/smp/guest/NAME.c, a program with machine.h, as a multiboot kernel in `directory`. */
+export function buildKernel(name: string, directory: string): string {
+  const start = LOAD_ADDRESS + HEADER_BYTES + JUMP_BYTES;
+  const { bytes, entry } = buildProgram(name, start);
+  const jump = Buffer.alloc(JUMP_BYTES);
+  jump[0] = JMP_REL32;
+  jump.writeInt32LE(entry - (LOAD_ADDRESS + HEADER_BYTES + 5), 1);
+  return multibootKernel(directory, [...jump, ...bytes]);
 }

@@ -1,6 +1,7 @@
 /** Runs a guest program on several vCPUs, each on a thread of its own. */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
+import type { SoftVm } from "../../../src/hypervisor/soft/provider.js";
 import { type GuestMemory, gpa } from "../../../src/memory/guest-memory.js";
 import { createLockOrderTable } from "../../../src/memory/lock-order.js";
 import { observeLocks } from "../../../src/memory/mutex.js";
@@ -12,7 +13,7 @@ import type { SmpReport, SmpThreadData } from "./smp-thread.js";
 
 const THREAD = new URL("./smp-thread.js", import.meta.url);
 /** Where programs leave results: an array of u64. */
-const RESULTS = 0x100_0000;
+export const RESULTS = 0x100_0000;
 /** Top of vCPU 0's stack; the others' are below, `STACK_BYTES` each. */
 const STACKS = 0x180_0000;
 const STACK_BYTES = 0x1_0000;
@@ -29,12 +30,18 @@ export interface SmpProgram {
   /** vCPUs that run from the start; the others wait for INIT and a start-up IPI. All where left out. */
   readonly started?: number;
   readonly seconds?: number;
+  /** What the host does while the program runs. */
+  readonly during?: DuringRun;
 }
+
+export type DuringRun = (vm: SoftVm, memory: GuestMemory) => Promise<void>;
 
 export interface SmpResult {
   readonly memory: GuestMemory;
   /** What each vCPU wrote to DONE_PORT. */
   readonly values: readonly number[];
+  /** Each vCPU's exits for the host's breakpoints, the first of them. */
+  readonly debugExits: SmpReport["debugExits"][];
   result(index: number): bigint;
 }
 
@@ -72,7 +79,7 @@ export async function runProgram(options: SmpProgram): Promise<SmpResult> {
   const watchdog = setTimeout(kick, (options.seconds ?? DEFAULT_SECONDS) * 1000);
   const threads = Array.from({ length: cpus }, (_, id) => spawn(id));
   try {
-    const reports = await Promise.all(
+    const ended = Promise.all(
       threads.map(async (thread) => {
         const [report] = (await once(thread, "message")) as [SmpReport];
         // The others wait for this one in vain.
@@ -80,11 +87,15 @@ export async function runProgram(options: SmpProgram): Promise<SmpResult> {
         return report;
       }),
     );
+    // Where a vCPU fails, what waits for it is not waited for.
+    await Promise.race([options.during?.(vm, guestMemory), ended]);
+    const reports = await ended;
     const problems = reports.flatMap(({ problem }) => problem ?? []);
     if (problems.length > 0) throw new Error(`${options.program}, ${tier} tier: ${problems.join("; ")}`);
     return {
       memory: guestMemory,
       values: reports.map(({ value }) => value),
+      debugExits: reports.map(({ debugExits }) => debugExits),
       result: (index) => guestMemory.readU64(gpa(RESULTS + 8 * index)),
     };
   } finally {

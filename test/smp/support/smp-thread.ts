@@ -1,6 +1,6 @@
 /** Worker of an SMP test: runs one vCPU until its program is done, or the machine's timers. */
 import { parentPort, workerData } from "node:worker_threads";
-import { ExitReason } from "../../../src/hypervisor/seam.js";
+import { ExitReason, type Vcpu } from "../../../src/hypervisor/seam.js";
 import { DONE_PORT, FAULT_PORT } from "../../guests/support/asm.js";
 import { makeVm, type SharedVmData } from "./shared-vm.js";
 
@@ -18,13 +18,26 @@ export interface SmpReport {
   readonly problem: string | undefined;
   /** What was written to DONE_PORT. */
   readonly value: number;
+  readonly debugExits: readonly DebugExit[];
 }
+
+type DebugExit = Vcpu["exit"]["debug"];
+
+/** Debug exits that are kept to be told. */
+const MAX_DEBUG_EXITS = 1000;
+const BREAKPOINT = 3;
+const RF = 1n << 16n;
 
 function runVcpu(id: number, data: SharedVmData): SmpReport {
   const { vm, guestMemory } = makeVm(data, false);
   const vcpu = vm.vcpu(id);
   const { exit } = vcpu;
-  const failed = (problem: string): SmpReport => ({ problem: `vCPU ${id}: ${problem}`, value: 0 });
+  const debugExits: DebugExit[] = [];
+  const failed = (problem: string): SmpReport => ({
+    problem: `vCPU ${id}: ${problem}`,
+    value: 0,
+    debugExits,
+  });
   const where = () => `RIP 0x${vcpu.getRegs().rip.toString(16)}`;
   for (;;) {
     switch (vcpu.run()) {
@@ -34,7 +47,7 @@ function runVcpu(id: number, data: SharedVmData): SmpReport {
           break;
         }
         const value = new DataView(exit.data.buffer, exit.data.byteOffset).getUint32(0, true);
-        if (exit.port === DONE_PORT) return { problem: undefined, value: value & 0xff };
+        if (exit.port === DONE_PORT) return { problem: undefined, value: value & 0xff, debugExits };
         if (exit.port === FAIL_PORT) return failed(`line ${value} of the program`);
         if (exit.port === FAULT_PORT) {
           const { rip, rsp } = vcpu.getRegs();
@@ -43,6 +56,14 @@ function runVcpu(id: number, data: SharedVmData): SmpReport {
           );
           return failed(`an exception, handler at 0x${rip.toString(16)}, frame ${frame.join(" ")}`);
         }
+        break;
+      }
+      case ExitReason.DEBUG: {
+        if (debugExits.length < MAX_DEBUG_EXITS) debugExits.push({ ...exit.debug });
+        const regs = vcpu.getRegs();
+        // Past INT3, where a NOP was; past an instruction breakpoint. After a data breakpoint RF does no harm.
+        if (exit.debug.exception === BREAKPOINT) vcpu.setRegs({ ...regs, rip: regs.rip + 1n });
+        else vcpu.setRegs({ ...regs, rflags: regs.rflags | RF });
         break;
       }
       case ExitReason.INTR:

@@ -12,7 +12,8 @@ import type {
   SharedFunction,
 } from "../isa/context.js";
 import { dataTlbEntry } from "../mmu/tlb-entry.js";
-import { alignedLocked, lockBus, unlockBus } from "../smp/bus-lock.js";
+import { lockBus, unlockBus } from "../smp/bus-lock.js";
+import { WideOutcome } from "../smp/wide-exchange.js";
 import { SystemDetail, systemOperationNumber } from "../system/operation-names.js";
 import {
   AccessKind,
@@ -47,7 +48,7 @@ import {
   type V128,
   type ValType,
 } from "../wasm/expr.js";
-import type { FuncRef, FunctionBuilder, ModuleBuilder } from "../wasm/module.js";
+import type { FuncRef, FunctionBuilder, Local, ModuleBuilder } from "../wasm/module.js";
 import { fromI64, withLane64 } from "../wasm/simd.js";
 import { bulkCopyFunction, bulkFillFunction } from "./bulk.js";
 import { type Runtime, recordRip } from "./runtime.js";
@@ -222,40 +223,53 @@ export class ColdContext implements InstrContext {
       );
       return [old.get, result.get];
     }
-    const aligned = size === 1 ? at : at.ne(0).and(at.and(size - 1).eqz());
-    f.if(
-      aligned,
-      () =>
-        alignedLocked(
-          f,
-          this.cpu,
-          (g) => this.shared(g),
-          () =>
-            f.loop((again) => {
-              inPlace();
-              const found = atomicCmpxchg(size as AtomicWidth, at, old.get, result.get as Int);
-              f.brIf(again, found.ne(old.get));
-            }),
-        ),
-      () =>
-        this.#withBus(() => {
-          f.if(
-            at,
-            () => {
-              inPlace();
-              storeInt(f, size, at, result.get);
-            },
-            () => {
-              load();
-              f.if(load32(this.cpu, O.leave).eqz(), () => {
-                f.set(result, change(old.get) as never);
-                store();
-              });
-            },
-          );
-        }),
-    );
+    const exchange = () =>
+      f.loop((again) => {
+        inPlace();
+        const found = atomicCmpxchg(size as AtomicWidth, at, old.get, result.get as Int);
+        f.brIf(again, found.ne(old.get));
+      });
+    const underBus = () =>
+      this.#withBus(() => {
+        load();
+        f.if(load32(this.cpu, O.leave).eqz(), () => {
+          f.set(result, change(old.get) as never);
+          store();
+        });
+      });
+    if (size === 1) f.if(at, exchange, underBus);
+    else {
+      const aligned = at.ne(0).and(at.and(size - 1).eqz());
+      const within = at.ne(0).and(at.and(7).leU(8 - size));
+      const unaligned = () =>
+        size === 8
+          ? underBus()
+          : f.if(within, () => this.#exchangeWithin(size, at, old, result, change), underBus);
+      f.if(aligned, exchange, unaligned);
+    }
     return [old.get, result.get];
+  }
+
+  /** An unaligned operand that lies within 8 aligned bytes: an exchange of those. */
+  #exchangeWithin(
+    size: 2 | 4,
+    at: I32,
+    old: Local<"i32" | "i64">,
+    result: Local<"i32" | "i64">,
+    change: (old: Int) => Int,
+  ): void {
+    const { f } = this;
+    const word = f.let(at.and(~7));
+    const shift = f.let(at.and(7).shl(3).toI64U());
+    const mask = I64.const(size === 2 ? 0xffff : 0xffff_ffff);
+    f.loop((again) => {
+      const before = f.let(load64(word));
+      f.set(old, before.shrU(shift).and(mask).toI32() as never);
+      f.set(result, change(old.get) as never);
+      const changed = (result.get as I32).toI64U().and(mask).shl(shift);
+      const after = before.and(mask.shl(shift).xor(-1)).or(changed);
+      f.brIf(again, (atomicCmpxchg(8, word, before, after) as I64).ne(before));
+    });
   }
 
   updatePair(va: I64, change: (low: I64, high: I64) => [I64, I64]): [I64, I64] {
@@ -293,11 +307,27 @@ export class ColdContext implements InstrContext {
           });
         },
       );
-    if (this.lock) this.#withBus(body);
-    else {
+    if (!this.lock) {
       body();
       this.slowStoreDone();
+      return [low.get, high.get];
     }
+    f.block((done) => {
+      f.if(at.ne(0).and(load32(this.cpu, O.busLock).ne(0)), () =>
+        f.loop((again) => {
+          f.set(low, load64(at));
+          f.set(high, load64(at, 8));
+          const [newLow, newHigh] = change(low.get, high.get);
+          [low.get, high.get, newLow, newHigh].forEach((value, i) => {
+            f.store64(this.cpu, value, O.exchange + 8 * i);
+          });
+          const outcome = f.let(f.call(this.runtime.exchangeWide, this.cpu, at));
+          f.brIf(done, outcome.eq(WideOutcome.DONE));
+          f.brIf(again, outcome.eq(WideOutcome.CHANGED));
+        }),
+      );
+      this.#withBus(body);
+    });
     return [low.get, high.get];
   }
 

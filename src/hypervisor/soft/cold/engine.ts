@@ -3,6 +3,7 @@ import { setFlagsFromString } from "node:v8";
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import { InstructionDecoder } from "../decode/instruction.js";
 import type { ColdExports } from "../mmu/access.js";
+import type { WideOutcome } from "../smp/wide-exchange.js";
 import { loadHandlerModule } from "./engine-file.js";
 import { HANDLER_TABLE_SIZE, type HandlerModule } from "./handler-module.js";
 
@@ -12,6 +13,7 @@ export interface ColdImports {
   mmioStore(cpu: number, rec: number, low: number, high: number, bytes: number): void;
   codeWritten(cpu: number, page: number, offset: number, bytes: number): void;
   checkAccess(cpu: number, rec: number, low: number, high: number, bytes: number, kind: number): void;
+  exchangeWide(cpu: number, at: number): WideOutcome;
   clock(): number;
 }
 

@@ -65,6 +65,7 @@ export function declareImports(module: ModuleBuilder) {
     codeWritten: module.import("codeWritten", ["i32", "i32", "i32", "i32"]),
     /** (cpu, rec, linear low, high, bytes, access kind): alignment check and data breakpoints. */
     checkAccess: module.import("checkAccess", ["i32", "i32", "i32", "i32", "i32", "i32"]),
+    exchangeWide: module.import("exchangeWide", ["i32", "i32"], "i32"),
     /** TSC in ticks (1 a nanosecond) since the machine's epoch, without the vCPU's offset. */
     clock: module.import("clock", [], "f64"),
   };
@@ -167,6 +168,11 @@ export class Runtime {
     this.missUpdate = this.#defineMissUpdate();
     this.settleFlags = defineLaterFlags(module, this);
     this.#defineEntries();
+  }
+
+  /** (cpu, linear-memory address): exchange 16 bytes there as state.exchange says; a `WideOutcome`. */
+  get exchangeWide(): FuncRef<readonly ["i32", "i32"], "i32"> {
+    return this.imports.exchangeWide;
   }
 
   shared<P extends readonly ValType[], R extends ValType | undefined>(

@@ -1,6 +1,8 @@
 /** Arctangent of a quotient of unpacked numbers, in the right quadrant: FPATAN (SDM vol. 2, FPATAN, table 3-30). */
+
+import { sharedFunction } from "../isa/shared-function.js";
 import { F64, type I32 } from "../wasm/expr.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { exponentOf, square, xOf } from "./trigonometry.js";
 import { type Pair, WideMath } from "./wide.js";
 import { ATAN_EIGHTHS_Q0, ATAN_Q0, HALF_PI_Q2, PI_Q2 } from "./wide-constants.js";

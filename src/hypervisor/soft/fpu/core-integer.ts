@@ -1,7 +1,9 @@
 /** Unpacked numbers (see core) to integers, to integral values, and from integers. */
+
+import { sharedFunction } from "../isa/shared-function.js";
 import { FpFlag, raise } from "./control.js";
 import { isInfinite, returnSpecial } from "./core.js";
-import { i32, i64, sharedFunction, shiftRightSticky, wide } from "./define.js";
+import { i32, i64, shiftRightSticky, wide } from "./define.js";
 import { BIAS80, round, roundsUp, Special } from "./round.js";
 
 /**

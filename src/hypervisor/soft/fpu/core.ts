@@ -5,19 +5,12 @@
  * An unpacked number is m (64 bits) and x = exponent · 2 + sign: (−1)^sign · m / 2^63 · 2^(exponent − 16383), the top bit
  * of m set; zero has m = 0; infinity has the exponent INFINITE.
  */
+
+import { sharedFunction, type Use } from "../isa/shared-function.js";
 import { F64, type I32, type I64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { FpFlag, Rounding, raise, roundingOf } from "./control.js";
-import {
-  i32,
-  i64,
-  multiply64,
-  normalize,
-  sharedFunction,
-  shiftRightSticky,
-  type Use,
-  wide,
-} from "./define.js";
+import { i32, i64, multiply64, normalize, shiftRightSticky, wide } from "./define.js";
 import { BIAS80, INFINITE, round, Special, special, TOP_BIT } from "./round.js";
 
 export const isInfinite = (x: I32): I32 => x.shrS(1).eq(INFINITE);

@@ -1,31 +1,6 @@
-/** Typed definitions of shared functions, and emitters of 128-bit integer arithmetic that the soft float functions use. */
-import type { SharedFunction } from "../isa/context.js";
-import { type ExprOf, I32, I64, type ValType } from "../wasm/expr.js";
-import type { FuncRef, FunctionBuilder, Local } from "../wasm/module.js";
-
-export type Args<P extends readonly ValType[]> = {
-  [K in keyof P]: P[K] extends ValType ? ExprOf[P[K]] : never;
-};
-
-/** Gives the module's copy of another shared function. */
-export type Use = <P extends readonly ValType[], R extends ValType | undefined>(
-  g: SharedFunction<P, R>,
-) => FuncRef<P, R>;
-
-/** A shared function whose body gets its parameters as typed expressions. */
-export function sharedFunction<const P extends readonly ValType[], R extends ValType | undefined>(
-  name: string,
-  params: P,
-  result: R,
-  write: (f: FunctionBuilder, use: Use, ...args: Args<P>) => void,
-): SharedFunction<P, R> {
-  return {
-    name,
-    params,
-    result,
-    body: (f, use) => write(f, use, ...(f.params.map((p) => p.get) as unknown as Args<P>)),
-  };
-}
+/** Emitters of 128-bit integer arithmetic that the soft float functions use. */
+import { I32, I64 } from "../wasm/expr.js";
+import type { FunctionBuilder, Local } from "../wasm/module.js";
 
 export const i32 = I32.const;
 export const i64 = I64.const;

@@ -5,13 +5,14 @@
  * Results are the fraction; sign and exponent are left in the state's fpExp. Exceptions are ORed into fpFlags.
  */
 
+import { sharedFunction, type Use } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { EXACT_F80, FpFlag, Mxcsr, raise, Target, withTarget } from "./control.js";
 import { coreAdd, coreCompare, coreDiv, coreMul, corePack, coreSqrt, Relation } from "./core.js";
 import { coreFromInt, coreRoundInt, coreToInt } from "./core-integer.js";
-import { i32, i64, sharedFunction, type Use } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { BIAS80, INFINITE, TOP_BIT } from "./round.js";
 
 /** Flags that operands carry above their 16 bits of sign and exponent. */

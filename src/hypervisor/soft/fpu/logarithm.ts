@@ -1,6 +1,8 @@
 /** Base-2 logarithm and exponential of unpacked numbers: FYL2X, FYL2XP1 and F2XM1 (SDM vol. 1, 8.3.9). */
+
+import { sharedFunction } from "../isa/shared-function.js";
 import type { I32 } from "../wasm/expr.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { exponentOf, square, xOf } from "./trigonometry.js";
 import { type Pair, WideMath } from "./wide.js";
 import { EXPM1_Q1, LN2_Q0, LOG2_Q2 } from "./wide-constants.js";

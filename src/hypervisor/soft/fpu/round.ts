@@ -5,6 +5,7 @@
  * (−1)^sign · (hi:lo / 2^127) · 2^(exponent − 16383). Only whether the lowest bits of lo are zero counts.
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import type { I32, I64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
@@ -20,7 +21,7 @@ import {
   Target,
   targetOf,
 } from "./control.js";
-import { i32, i64, sharedFunction, shiftRightSticky } from "./define.js";
+import { i32, i64, shiftRightSticky } from "./define.js";
 
 export const BIAS80 = 16383;
 /** Exponent of an unpacked infinity; finite numbers lie below. */

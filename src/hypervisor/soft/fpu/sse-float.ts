@@ -7,13 +7,14 @@
  * calls `mxcsrCommit`.
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, type Int, load32 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { FpFlag, Mxcsr, raise, TARGET_SHIFT, Target } from "./control.js";
 import { coreAdd, coreCompare, coreDiv, coreMul, corePack, coreSqrt, Relation } from "./core.js";
 import { coreFromInt, coreRoundInt, coreToInt } from "./core-integer.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { BIAS80, INFINITE, TOP_BIT } from "./round.js";
 
 interface SseFormat<T extends "i32" | "i64"> {

@@ -3,9 +3,10 @@
  * by a π of 66 bits; what is left is at most π/4, and is worked on to more than 110 bits.
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, load32 } from "../wasm/expr.js";
-import { i32, i64, normalize, sharedFunction, wide } from "./define.js";
+import { i32, i64, normalize, wide } from "./define.js";
 import { BIAS80 } from "./round.js";
 import { type Pair, WideMath } from "./wide.js";
 import { COS_Q0, HALF_PI_66, SIN_Q0 } from "./wide-constants.js";

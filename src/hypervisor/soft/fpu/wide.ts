@@ -6,19 +6,11 @@
  * fpX.
  */
 
+import { sharedFunction, type Use } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32, load64 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
-import {
-  i32,
-  i64,
-  multiply64,
-  normalize,
-  sharedFunction,
-  shiftRightSticky,
-  type Use,
-  wide,
-} from "./define.js";
+import { i32, i64, multiply64, normalize, shiftRightSticky, wide } from "./define.js";
 
 export interface Pair {
   readonly hi: I64;

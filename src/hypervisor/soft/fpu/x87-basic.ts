@@ -4,12 +4,13 @@
  * Those with a result give non-zero where an unmasked exception kept the instruction from its effect (and from its pop).
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { controlOfFcw, FpFlag, raise } from "./control.js";
 import { Relation } from "./core.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import {
   f80Add,
   f80Compare,

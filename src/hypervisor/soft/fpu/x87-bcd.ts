@@ -1,10 +1,11 @@
 /** Packed decimal integers of 18 digits: FBLD and FBSTP (SDM vol. 1, 4.7 and figure 4-4). */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { load32 } from "../wasm/expr.js";
 import { EXACT_F80, FpFlag, raise } from "./control.js";
 import { coreFromInt, coreToInt } from "./core-integer.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { needsNanResult, Operand, setExponent, unpack80 } from "./f80.js";
 
 const MAXIMUM = 999_999_999_999_999_999n;

@@ -3,10 +3,11 @@
  * exception but a stack overflow.
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { load32 } from "../wasm/expr.js";
 import { Fcw, Rounding } from "./control.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { setExponent } from "./f80.js";
 import { x87Push } from "./x87-stack.js";
 

@@ -5,11 +5,12 @@
  * Code and data selectors are stored as zero, as processors do that report CPUID.(EAX=07H,ECX=0):EBX[13].
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load16U, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { Fcw } from "./control.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { Fsw, slot } from "./x87-stack.js";
 
 const EXPONENT = 0x7fff;

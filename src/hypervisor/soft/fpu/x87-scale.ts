@@ -1,11 +1,12 @@
 /** FSCALE, FXTRACT, FPREM and FPREM1 (SDM vol. 2, under their names). */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, load32 } from "../wasm/expr.js";
 import { controlOfFcw, EXACT_F80, FpFlag, raise, Target, withTarget } from "./control.js";
 import { corePack, divide128, isInfinite } from "./core.js";
 import { coreFromInt } from "./core-integer.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, unpack80 } from "./f80.js";
 import { BIAS80, INFINITE, round, Special, special } from "./round.js";
 import { Fsw, fcwOf, raiseIfFull, readSt, setCodes, x87Set, x87SetTwo } from "./x87-stack.js";

@@ -5,11 +5,12 @@
  * An instruction clears fpFlags, computes, and ends with `x87Set`, `x87Push` or `x87Commit`.
  */
 
+import { sharedFunction } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load16U, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { Fcw, FpFlag, raise } from "./control.js";
-import { i32, i64, sharedFunction } from "./define.js";
+import { i32, i64 } from "./define.js";
 import { INDEFINITE_M, INDEFINITE_SE, Operand, setExponent } from "./f80.js";
 
 /** Status word (SDM vol. 1, figure 8-4). */

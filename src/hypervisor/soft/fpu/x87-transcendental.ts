@@ -4,13 +4,14 @@
  * manual gives for special operands count as inexact.
  */
 
+import { sharedFunction, type Use } from "../isa/shared-function.js";
 import { O } from "../vcpu-state.js";
 import { type I32, type I64, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { fpAngle } from "./arctangent.js";
 import { controlOfFcw, EXACT_F80, FpFlag, raise, Target, withTarget } from "./control.js";
 import { isInfinite } from "./core.js";
-import { i32, i64, multiply64, sharedFunction, type Use, wide } from "./define.js";
+import { i32, i64, multiply64, wide } from "./define.js";
 import { f80Nan, INDEFINITE_M, INDEFINITE_SE, needsNanResult, setExponent, unpack80 } from "./f80.js";
 import { fpExp2Minus1, fpLog2, fpLog2Plus1 } from "./logarithm.js";
 import { BIAS80, round, Special, special, TOP_BIT } from "./round.js";

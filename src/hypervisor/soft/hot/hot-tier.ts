@@ -33,6 +33,7 @@ const RUNTIME_FUNCTIONS: Record<string, { params: readonly ValType[]; result: Va
   missLoad: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
   missStore: { params: ["i32", "i32", "i64", "i32", "i64"], result: "i32" },
   missStoreBytes: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
+  exchangeWide: { params: ["i32", "i32"], result: "i32" },
   missUpdate: { params: ["i32", "i32", "i64", "i32"], result: "i32" },
   settleFlags: { params: LATER_FLAGS_PARAMS, result: undefined },
   slowProbeWrite: { params: ["i32", "i32", "i64", "i32"], result: undefined },

@@ -1,10 +1,11 @@
 /** AES-NI and PCLMULQDQ (SDM vol. 2; AES: FIPS 197). */
-import { sharedFunction } from "../fpu/define.js";
+
 import { I32, I64, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { bytes, dwords, fromI64, lane64, shuffle, v, withLane64 } from "../wasm/simd.js";
 import type { Definition } from "./context.js";
 import { type OpcodeRow, op } from "./opcode-table.js";
+import { sharedFunction } from "./shared-function.js";
 import { imm8, readSource } from "./vector-operands.js";
 
 /** x⁸ + x⁴ + x³ + x + 1, less x⁸ (FIPS 197, 4.2). */

@@ -1,7 +1,8 @@
 /** CRC32 (SDM vol. 2). */
-import { sharedFunction } from "../fpu/define.js";
+
 import { I32, I64, type Int } from "../wasm/expr.js";
 import type { Definition, InstrContext } from "./context.js";
+import { sharedFunction } from "./shared-function.js";
 
 /** The polynomial 11EDC6F41H with its bits reflected (SDM vol. 2, CRC32). */
 const CRC32C_REFLECTED = 0x82f63b78;

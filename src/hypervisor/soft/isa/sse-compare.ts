@@ -1,9 +1,10 @@
 /** SSE floating-point minimum, maximum and compares (SDM vol. 2). They do not round, and a NaN may be invalid. */
-import type { Use } from "../fpu/define.js";
+
 import { I32, type Int, type V128 } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
 import { selectVector, v, ZERO } from "../wasm/simd.js";
 import type { Definition } from "./context.js";
+import type { Use } from "./shared-function.js";
 import {
   allPlain,
   allTrue,

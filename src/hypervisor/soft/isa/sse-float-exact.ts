@@ -3,9 +3,9 @@
  * been exact so far, so that MXCSR.PE is still clear. Native arithmetic serves them too, where exactness can be shown.
  */
 import { Mxcsr } from "../fpu/control.js";
-import { sharedFunction } from "../fpu/define.js";
 import { F32, type F64, type I32, type I64, type Int } from "../wasm/expr.js";
 import type { FuncRef, FunctionBuilder } from "../wasm/module.js";
+import { sharedFunction } from "./shared-function.js";
 import {
   asFloat,
   callSoft,

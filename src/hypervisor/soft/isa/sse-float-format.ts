@@ -8,7 +8,6 @@
  * state.fpFlags; `faultUnmasked` raises them before anything is written (SDM vol. 1, 11.5).
  */
 import { FpFlag, Mxcsr } from "../fpu/control.js";
-import { sharedFunction, type Use } from "../fpu/define.js";
 import { mxcsrCommit, SF32, SF64 } from "../fpu/sse-float.js";
 import { Cr4, O, Vector } from "../vcpu-state.js";
 import { type Expr, type F32, type F64, I32, I64, type Int, load32, V128 } from "../wasm/expr.js";
@@ -29,6 +28,7 @@ import {
   ZERO,
 } from "../wasm/simd.js";
 import type { InstrContext, SharedFunction } from "./context.js";
+import { sharedFunction, type Use } from "./shared-function.js";
 
 export interface FloatFormat {
   readonly shape: "f32x4" | "f64x2";

@@ -4,12 +4,13 @@
  * The imm8 control byte chooses element type, comparison, polarity and form of the output (4.1.1–4.1.6). A comparison
  * result is kept as a bit an element of the second operand.
  */
-import { sharedFunction } from "../fpu/define.js";
+
 import { Gpr } from "../vcpu-state.js";
 import { I32, type I64, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 import { bytes, fromI32, IOTA, selectVector, test, v, words, ZERO } from "../wasm/simd.js";
 import type { Definition, InstrContext } from "./context.js";
+import { sharedFunction } from "./shared-function.js";
 import { imm8 } from "./vector-operands.js";
 
 /** Fields of the control byte. */

@@ -44,6 +44,8 @@ export class GuestAccess {
     readonly sharing: PageSharingMap,
     /** Told of each write, with guest-physical page, offset and length. */
     readonly onWrite: (page: number, offset: number, length: number) => void,
+    /** Runs what stores, so that LOCK operations of other vCPUs are kept clear of. */
+    readonly storing: (store: () => void) => void,
   ) {
     this.#cpu = state.address;
   }
@@ -120,11 +122,13 @@ export class GuestAccess {
     const first = this.physical(va, kind | AccessKind.WRITE);
     const second = bytes > room ? this.physical(va + BigInt(room), kind | AccessKind.WRITE) : 0;
     if (bytes <= room) {
-      this.#store(first, bytes, value);
+      this.storing(() => this.#store(first, bytes, value));
       return;
     }
-    this.#store(first, room, value);
-    this.#store(second, bytes - room, value >> BigInt(8 * room));
+    this.storing(() => {
+      this.#store(first, room, value);
+      this.#store(second, bytes - room, value >> BigInt(8 * room));
+    });
   }
 
   /** Store within a page; aligned words at once, as other vCPUs may look. */
@@ -166,7 +170,7 @@ export class GuestAccess {
 
   store(va: bigint, bytes: number, value: bigint): void {
     this.state.scratch[0] = value;
-    this.wasm.slowStoreBytes(this.#cpu, this.state.rec, BigInt.asIntN(64, va), bytes);
+    this.storing(() => this.wasm.slowStoreBytes(this.#cpu, this.state.rec, BigInt.asIntN(64, va), bytes));
     this.#leaveToFault();
   }
 

@@ -6,6 +6,7 @@ import { aboutToWait } from "../../../memory/mutex.js";
 import type { SharedMemory } from "../../../memory/shared-memory.js";
 import type { StateAllocator } from "../../../memory/state-allocator.js";
 import { O, Request, type VcpuState } from "../vcpu-state.js";
+import { Bus } from "./bus-lock.js";
 import { type PageEventReader, PageEvents } from "./page-events.js";
 import { PageSharingMap } from "./page-sharing.js";
 
@@ -23,6 +24,8 @@ export class Coherence {
     allocator: StateAllocator,
     readonly vcpus: readonly VcpuState[],
     physMap: number,
+    /** Address of the bus lock's word. */
+    readonly busLock: number,
     /** Set bits of Request for a vCPU and make it leave guest code or sleep. */
     readonly request: (id: number, bits: number) => void,
   ) {
@@ -78,13 +81,41 @@ export class Coherence {
 
   /** vCPU `id` is about to run guest code; false where it has to `serve` first. */
   enter(id: number): boolean {
-    const { i32 } = this.memory;
-    const { address } = this.vcpus[id];
-    // The epoch first: who sees it even may count on the vCPU's finding the request.
-    Atomics.add(i32, (address + O.guestEpoch) >>> 2, 1);
-    if ((Atomics.load(i32, (address + O.requests) >>> 2) & Request.PAGE_EVENTS) === 0) return true;
+    this.#begin(id);
+    if (
+      (Atomics.load(this.memory.i32, (this.vcpus[id].address + O.requests) >>> 2) & Request.PAGE_EVENTS) ===
+      0
+    )
+      return true;
     this.left(id);
     return false;
+  }
+
+  /** `store`, which writes guest memory for vCPU `id` outside of guest code, while no other vCPU has the bus. */
+  storing(id: number, store: () => void): void {
+    this.#begin(id);
+    try {
+      store();
+    } finally {
+      this.left(id);
+    }
+  }
+
+  /** The epoch first: who sees it even may count on this vCPU's finding the request, or the bus taken. */
+  #begin(id: number): void {
+    const { i32 } = this.memory;
+    const epoch = (this.vcpus[id].address + O.guestEpoch) >>> 2;
+    const bus = this.busLock >>> 2;
+    for (;;) {
+      Atomics.add(i32, epoch, 1);
+      if (Atomics.load(i32, bus) === Bus.FREE) return;
+      Atomics.add(i32, epoch, 1);
+      Atomics.notify(i32, epoch);
+      if (Atomics.compareExchange(i32, bus, Bus.HELD, Bus.HELD_WITH_SLEEPERS) !== Bus.FREE) {
+        aboutToWait("the bus");
+        Atomics.wait(i32, bus, Bus.HELD_WITH_SLEEPERS, SLEEP);
+      }
+    }
   }
 
   /** vCPU `id` does not run guest code any more. */
