@@ -67,6 +67,10 @@ const PAGE_MASK = ~0xfff;
 const REGISTER_FIELD = [Rec.r0, Rec.r1, Rec.r2] as const;
 
 export class ColdContext implements InstrContext {
+  get leavesFlags(): boolean {
+    return false;
+  }
+
   get exactSoFar(): boolean {
     return false;
   }

@@ -223,6 +223,10 @@ export class HotContext extends ColdContext {
 
   override finish(): void {}
 
+  override get leavesFlags(): boolean {
+    return true;
+  }
+
   override get exactSoFar(): boolean {
     return this.region.exactSoFar;
   }
@@ -453,6 +457,8 @@ export class HotContext extends ColdContext {
     const { flags } = this.region;
     if (this.#direct) flags.setHere(update, this.size);
     else if (this.f.depth === this.#depth) flags.set(update, this.liveFlags, this.size);
+    else if (update.later !== undefined)
+      flags.setOnSomePaths(update.later, update.result as Int, this.liveFlags);
     else throw new NotTranslatable(`${this.instruction.row.mnemonic}: flags on some paths`);
   }
 

@@ -78,15 +78,7 @@ export class RegionFlags {
     const { later } = update;
     if (live !== 0) this.#used = true;
     if (later !== undefined) {
-      if (live !== 0) {
-        f.set(this.#kind, I32.const(laterFlagsKind(later.kind, later.size)));
-        if (later.kind !== LaterFlags.LOGIC) {
-          f.set(this.#a, later.a.toI64U());
-          f.set(this.#b, later.b.toI64U());
-        }
-        f.set(this.#r, (update.result as Int).toI64U());
-        this.#computed = false;
-      }
+      if (live !== 0) this.#leave(later, update.result as Int);
       this.known = next;
       return;
     }
@@ -97,6 +89,25 @@ export class RegionFlags {
       this.#noKind();
     }
     this.known = { ...this.known, ...next };
+  }
+
+  #leave(later: NonNullable<FlagUpdate["later"]>, result: Int): void {
+    const { f } = this;
+    f.set(this.#kind, I32.const(laterFlagsKind(later.kind, later.size)));
+    if (later.kind !== LaterFlags.LOGIC) {
+      f.set(this.#a, later.a.toI64U());
+      f.set(this.#b, later.b.toI64U());
+    }
+    f.set(this.#r, result.toI64U());
+    this.#computed = false;
+  }
+
+  /** As `set`, of all flags and for later, on one of several ways through an instruction; the others leave them as they are. */
+  setOnSomePaths(later: NonNullable<FlagUpdate["later"]>, result: Int, live: number): void {
+    this.known = {};
+    if (live === 0) return;
+    this.#used = true;
+    this.#leave(later, result);
   }
 
   /** As `set`, on one of several ways through an instruction, after `computeAll`. */

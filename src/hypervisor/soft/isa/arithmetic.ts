@@ -1,8 +1,8 @@
 /** Binary arithmetic and logic (SDM vol. 1, 7.3.2, 7.3.3, 7.3.4). */
 
 import { Vector } from "../vcpu-state.js";
-import { choose, I64, type Int } from "../wasm/expr.js";
-import type { Definition, InstrContext, SharedFunction } from "./context.js";
+import { choose, type I32, I64, type Int } from "../wasm/expr.js";
+import { type Definition, type InstrContext, LaterFlags, type SharedFunction } from "./context.js";
 import {
   constant,
   flagsAdc,
@@ -164,6 +164,25 @@ function mulHigh(x: InstrContext, a: I64, b: I64, isSigned: boolean): I64 {
   return x.f.let(high.sub(a.shrS(63).and(b)).sub(b.shrS(63).and(a)));
 }
 
+/** CF and OF say whether the product of a and b is more than its low half, `low`. */
+export function flagsProduct(x: InstrContext, a: Int, b: Int, low: Int, isSigned: boolean): void {
+  let overflow: I32;
+  if (x.size === 8) {
+    const high = mulHigh(x, a as I64, b as I64, isSigned);
+    overflow = x.f.let(isSigned ? high.ne((low as I64).shrS(63)) : high.ne(0));
+  } else {
+    const wide = (v: Int) => (isSigned ? signed(v, x.size).toI64S() : v.toI64U());
+    overflow = x.f.let(wide(a).mul(wide(b)).ne(wide(low)));
+  }
+  x.setFlags({ cf: overflow, of: overflow });
+}
+
+function setProductFlags(x: InstrContext, a: Int, b: Int, low: Int, isSigned: boolean): void {
+  const kind = isSigned ? LaterFlags.PRODUCT : LaterFlags.PRODUCT_UNSIGNED;
+  if (x.leavesFlags) x.setFlags({ result: low, later: { kind, a, b, size: x.size } });
+  else flagsProduct(x, a, b, low, isSigned);
+}
+
 /** MUL and IMUL with one operand: the accumulator's double-width product. */
 function multiplyAccumulator(isSigned: boolean): Definition {
   return (x) => {
@@ -174,21 +193,18 @@ function multiplyAccumulator(isSigned: boolean): Definition {
       const high = mulHigh(x, a as I64, source as I64, isSigned);
       x.setGpr(0, low);
       x.setGpr(2, high);
-      const overflow = x.f.let(isSigned ? high.ne(low.shrS(63)) : high.ne(0));
-      x.setFlags({ cf: overflow, of: overflow });
+      setProductFlags(x, a, source, low, isSigned);
       return;
     }
     const wide = (v: Int) => (isSigned ? signed(v, x.size).toI64S() : v.toI64U());
     const product = x.f.let(wide(a).mul(wide(source)));
     const low = x.f.let(truncate(product.toI32(), x.size));
-    const fits = isSigned ? signed(low, x.size).toI64S() : low.toI64U();
     if (x.size === 1) x.setGpr(0, product.toI32(), 2);
     else {
       x.setGpr(0, low, x.size);
       x.setGpr(2, product.shrU(8 * x.size).toI32(), x.size);
     }
-    const overflow = x.f.let(product.ne(fits));
-    x.setFlags({ cf: overflow, of: overflow });
+    setProductFlags(x, a, source, low, isSigned);
   };
 }
 export const mul = multiplyAccumulator(false);
@@ -201,16 +217,14 @@ export const imul: Definition = (x) => {
   const b = x.read(count - 1);
   if (x.size === 8) {
     const low = x.f.let((a as I64).mul(b));
-    const overflow = x.f.let(mulHigh(x, a as I64, b as I64, true).ne(low.shrS(63)));
     x.write(0, low);
-    x.setFlags({ cf: overflow, of: overflow });
+    setProductFlags(x, a, b, low, true);
     return;
   }
   const product = x.f.let(signed(a, x.size).toI64S().mul(signed(b, x.size).toI64S()));
   const low = x.f.let(truncate(product.toI32(), x.size));
   x.write(0, low);
-  const overflow = x.f.let(product.ne(signed(low, x.size).toI64S()));
-  x.setFlags({ cf: overflow, of: overflow });
+  setProductFlags(x, a, b, low, true);
 };
 
 /** Quotient of high:low / divisor, where high < divisor: long division, bit by bit unless high is 0. */

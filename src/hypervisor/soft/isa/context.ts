@@ -40,8 +40,21 @@ export interface FlagUpdate {
   later?: { kind: LaterFlags; a: Int; b: Int; size: OperandSize };
 }
 
-/** How flags follow from operands a, b and the result: a sum, a difference (carries in included), or logic. */
-export const LaterFlags = { NONE: 0, SUM: 1, DIFFERENCE: 2, LOGIC: 3 } as const;
+/**
+ * How flags follow from operands a, b and the result: a sum, a difference (carries in included), logic, a shift of a by b, which
+ * is not 0, or a product, of which only CF and OF are defined.
+ */
+export const LaterFlags = {
+  NONE: 0,
+  SUM: 1,
+  DIFFERENCE: 2,
+  LOGIC: 3,
+  SHL: 4,
+  SHR: 5,
+  SAR: 6,
+  PRODUCT: 7,
+  PRODUCT_UNSIGNED: 8,
+} as const;
 export type LaterFlags = (typeof LaterFlags)[keyof typeof LaterFlags];
 
 export type FlagName = "cf" | "pf" | "af" | "zf" | "sf" | "of";
@@ -69,6 +82,8 @@ export interface InstrContext {
   readonly rep: "none" | "rep" | "repne";
   /** Fixed arguments from the opcode table's row. */
   readonly args: readonly number[];
+  /** `FlagUpdate.later` is enough: flags are computed from it, should they be needed. */
+  readonly leavesFlags: boolean;
   /**
    * The program has had exact results of SSE arithmetic only, as far as is known: MXCSR.PE is clear. Worth a check in place
    * whether the next one is exact, too.

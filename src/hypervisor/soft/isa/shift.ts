@@ -1,6 +1,6 @@
 /** Shifts, rotates and single-bit operations (SDM vol. 1, 7.3.6). */
 import { choose, I32, I64, type Int } from "../wasm/expr.js";
-import type { Definition, InstrContext } from "./context.js";
+import { type Definition, type InstrContext, LaterFlags } from "./context.js";
 import { signBit, signed, truncate } from "./flags.js";
 
 /** The masked shift count in the operand's type (SDM vol. 2, SAL/SAR/SHL/SHR). */
@@ -26,8 +26,10 @@ function whereNotZero(x: InstrContext, count: Int, set: () => void): void {
   } else if (count.constant !== 0n) set();
 }
 
+type Compute = (x: InstrContext, a: Int, count: Int) => Shifted;
+
 /** `compute` gives result and flags for a count that is not zero; a count of zero changes no flag. */
-function shift(compute: (x: InstrContext, a: Int, count: Int) => Shifted): Definition {
+function shift(compute: Compute, later?: ShiftFlags): Definition {
   return (x) => {
     const count = shiftCount(x, 1);
     const [a, r] = x.update(0, (old) => {
@@ -36,17 +38,29 @@ function shift(compute: (x: InstrContext, a: Int, count: Int) => Shifted): Defin
       const shifted = truncate(result, x.size);
       return count.constant === undefined ? choose(count.eqz(), old, shifted) : shifted;
     });
+    const left = later === undefined ? undefined : { kind: later, a, b: count, size: x.size };
+    if (left !== undefined && x.leavesFlags && count.constant === undefined) {
+      x.f.if(count.eqz().eqz(), () => x.setFlags({ result: r, later: left }));
+      return;
+    }
     whereNotZero(x, count, () => {
       const { cf, of, rotate } = compute(x, a, count);
-      x.setFlags(rotate ? { cf, of } : { cf, of, af: I32.const(0), result: r });
+      const all = { cf, of, af: I32.const(0), result: r };
+      x.setFlags(rotate ? { cf, of } : left === undefined ? all : { ...all, later: left });
     });
   };
+}
+
+/** Flags of a shift by a count that is not zero. */
+export function flagsShift(x: InstrContext, kind: ShiftFlags, a: Int, count: Int, r: Int): void {
+  const { cf, of } = SHIFTS[kind](x, a, count);
+  x.setFlags({ cf, of, af: I32.const(0), result: r });
 }
 
 const bits = (x: InstrContext) => 8 * x.size;
 const wide = (v: Int) => v.toI64U();
 
-export const shl = shift((x, a, count) => {
+const shiftLeft: Compute = (x, a, count) => {
   if (x.size === 8) {
     const result = x.f.let(a.shl(count));
     const cf = x.f.let(a.shrU(count.like(64).sub(count)).and(1));
@@ -56,18 +70,29 @@ export const shl = shift((x, a, count) => {
   const cf = x.f.let(t.shrU(bits(x)).toI32().and(1));
   const result = x.f.let(truncate(t.toI32(), x.size));
   return { result, cf, of: signBit(result, x.size).xor(cf) };
-});
+};
 
-export const shr = shift((x, a, count) => ({
+const shiftRight: Compute = (x, a, count) => ({
   result: x.f.let(a.shrU(count)),
   cf: a.shrU(count.sub(1)).and(1),
   of: signBit(a, x.size),
-}));
+});
 
-export const sar = shift((x, a, count) => {
+const shiftRightSigned: Compute = (x, a, count) => {
   const value = x.f.let(signed(a, x.size));
   return { result: x.f.let(value.shrS(count)), cf: value.shrS(count.sub(1)).and(1), of: I32.const(0) };
-});
+};
+
+type ShiftFlags = typeof LaterFlags.SHL | typeof LaterFlags.SHR | typeof LaterFlags.SAR;
+const SHIFTS: Record<ShiftFlags, Compute> = {
+  [LaterFlags.SHL]: shiftLeft,
+  [LaterFlags.SHR]: shiftRight,
+  [LaterFlags.SAR]: shiftRightSigned,
+};
+
+export const shl = shift(shiftLeft, LaterFlags.SHL);
+export const shr = shift(shiftRight, LaterFlags.SHR);
+export const sar = shift(shiftRightSigned, LaterFlags.SAR);
 
 /** Rotate left by `n` (0 to 31 or 63) within the operand's width. */
 function rotateLeft(x: InstrContext, a: Int, n: Int): Int {
