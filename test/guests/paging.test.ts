@@ -545,6 +545,61 @@ test("a page fault drops the translation of its address (SDM 3A, 4.10.4.1)", () 
   assert.equal(faults.length, 1);
   assert.equal(regs.rcx & 0xffffff00n, 0x22222200n);
 });
+/** MOV DWORD [the PDE of `PAGE`]. */
+const repoint = (a: Asm, table: number, rights = 7) => a.store32(At.PD + 8 * (PAGE >>> 21), table | rights);
+/** A second page table, as the first, but for `PAGE`, which is at `physical`. */
+const secondTable = (env: Environment, physical: number) => {
+  for (let i = 0; i < 512; i++)
+    env.u64(At.TABLES + 8 * i, env.memory.readU64(gpa(At.PT + 8 * (512 * (PAGE >>> 21) + i))));
+  env.u64(At.TABLES + 8 * ((PAGE >>> 12) & 511), BigInt(physical) | P | W | U);
+};
+test("INVLPG of another page drops the caches of paging structures, too (SDM 3A, 4.10.4.1)", () => {
+  const a = assembler("long");
+  load(a, "bx");
+  load(repoint(a, At.TABLES).mov("ax", PAGE).hex("0f0138"), "cx").done();
+  const memory = (e: Environment) => {
+    twoPages(e);
+    secondTable(e, TWO);
+  };
+  const { regs } = run({ mode: "long", code: a, memory });
+  assert.deepEqual([regs.rbx, regs.rcx], [0x11111111n, 0x22222222n]);
+});
+test("MOV CR3 drops the caches of paging structures (SDM 3A, 4.10.4.1)", () => {
+  const a = assembler("long");
+  load(a, "bx");
+  // MOV RAX, CR3; MOV CR3, RAX
+  load(repoint(a, At.TABLES).hex("0f20d8 0f22d8"), "cx").done();
+  const memory = (e: Environment) => {
+    twoPages(e);
+    secondTable(e, TWO);
+  };
+  const { regs } = run({ mode: "long", code: a, memory });
+  assert.deepEqual([regs.rbx, regs.rcx], [0x11111111n, 0x22222222n]);
+});
+test("rights that a PDE is given are there after the page fault at the latest (SDM 3A, 4.10.4.1, 4.10.4.3)", () => {
+  // Not where the exception is handled.
+  const address = 0x280000;
+  const pde = At.PD + 8 * (address >>> 21);
+  const a = assembler("long");
+  load(a, "bx", address).op("88", 3, address);
+  load(a, "cx", address).done();
+  const { regs, faults, end } = run({
+    mode: "long",
+    code: a,
+    memory: (e) => {
+      twoPages(e);
+      e.u64(At.TABLES + 8 * ((address >>> 12) & 511), BigInt(ONE) | P | W | U);
+      e.u64(pde, BigInt(At.TABLES) | P | U);
+    },
+    onFault: (_, _vcpu, e) => {
+      e.u64(pde, BigInt(At.TABLES) | P | W | U);
+      return "resume";
+    },
+  });
+  assert.equal(end, "done");
+  assert.equal(faults.length, 1);
+  assert.equal(regs.rcx, 0x11111111n);
+});
 test("an entry that was not present or lacked rights may be used without invalidation (SDM 3A, 4.10.4.3)", () => {
   const a = assembler("long");
   remap(a, TWO);

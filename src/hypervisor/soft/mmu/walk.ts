@@ -222,7 +222,7 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
   });
 
   /** PAE and four-level paging; hands over to walk32, and to no paging at all. */
-  const walk = module.func("walk", ["i32", "i64", "i32"], "i32", (f, cpu, va, access) => {
+  const walkTables = module.func("walkTables", ["i32", "i64", "i32"], "i32", (f, cpu, va, access) => {
     f.if(load32(cpu, O.cr0).geS(0), () => {
       f.store64(cpu, va.and(I64.const(0xffffffff)), O.walkPhysical);
       f.store32(cpu, I32.const(WALK_WRITABLE), O.walkFlags);
@@ -331,6 +331,17 @@ export function defineWalk(module: ModuleBuilder): WalkFunctions {
       });
     });
     f.unreachable();
+  });
+
+  // A page fault drops what the structure cache has of its address (SDM vol. 3A, 4.10.4.1). Here it is dropped before, and the
+  // fault is one of the structures themselves.
+  const walk = module.func("walk", ["i32", "i64", "i32"], "i32", (f, cpu, va, access) => {
+    const result = f.let(f.call(walkTables, cpu, va, access));
+    f.if(result.eqz(), () => f.return(result));
+    const cached = f.let(structureCacheEntry(cpu, va));
+    f.if(load64(cached, StructureCache.tag).ne(va.shrU(STRUCTURE_CACHE_SHIFT)), () => f.return(result));
+    f.store64(cached, I64.const(-1), StructureCache.tag);
+    f.returnCall(walkTables as unknown as FuncRef, cpu, va, access);
   });
 
   return { physEntry, walk, exportFlushes };
