@@ -58,7 +58,7 @@ function count(
     else if (vector >= 0) vectors[vector] += times * weight;
   };
   row.operands.forEach((_, i) => {
-    // Read, changed: as good as always one of both at least.
+    // A read, a write, or both: one, as a rule.
     if (registers[i] !== undefined) use(registers[i], 1);
   });
   if (memory !== undefined) {
