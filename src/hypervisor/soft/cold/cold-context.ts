@@ -411,7 +411,7 @@ export class ColdContext implements InstrContext {
         () => this.fault(Vector.UD),
         () => this.fault(Vector.NM),
       );
-    this.f.if(trap, raise, undefined, false);
+    this.f.ifRarely(trap, raise);
   }
   requireSse(): void {
     this.trap(O.sseTrap);
@@ -444,7 +444,7 @@ export class ColdContext implements InstrContext {
   }
 
   protected leaveIfAsked(): void {
-    this.f.if(load32(this.cpu, O.leave), () => this.leave(), undefined, false);
+    this.f.ifRarely(load32(this.cpu, O.leave), () => this.leave());
   }
 
   /** Leave guest code: `state.leave` says why. */
@@ -822,7 +822,7 @@ export class ColdContext implements InstrContext {
   }
 
   faultIf(condition: I32, vector: number, errorCode?: number): void {
-    this.f.if(condition, () => this.fault(vector, errorCode), undefined, false);
+    this.f.ifRarely(condition, () => this.fault(vector, errorCode));
   }
 
   system(name: string, ...values: Int[]): void {

@@ -71,7 +71,7 @@ function settle(
     case LaterFlags.PRODUCT_UNSIGNED:
       // The others are undefined (SDM vol. 2, IMUL and MUL).
       context.setFlags({ af: I32.const(0), result: r });
-      flagsProduct(context, a, b, r, flags === LaterFlags.PRODUCT);
+      flagsProduct(context, a, b, flags === LaterFlags.PRODUCT);
       break;
   }
 }

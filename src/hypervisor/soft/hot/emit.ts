@@ -99,16 +99,16 @@ class RegionEmitter {
       instruction.row.definition(context);
       if (context.left) return;
       const ends = i === block.instructions.length - 1;
-      if (context.mayChangeCode && !ends) this.#leaveIfStale(block.base, instruction.at + instruction.length);
+      if (context.mayChangeCode && !ends)
+        this.#leaveIfPolled(() => this.#rip(block.base, instruction.at + instruction.length));
       last = context;
     }
     this.#end(block, last!, goto);
   }
 
-  /** After a store that may have changed this region's code: what follows is decoded anew. */
-  #leaveIfStale(base: Base, at: number): void {
-    const { f, state, cpu } = this;
-    f.if(load32(cpu, O.poll), () => state.jump(this.#rip(base, at)), undefined, false);
+  /** On to `rip` by way of the vCPU's loop where something waits for it: an interrupt, or code that a store has changed. */
+  #leaveIfPolled(rip: () => I64): void {
+    this.f.ifRarely(load32(this.cpu, O.poll), () => this.state.jump(rip()));
   }
 
   /** The block's end: on to its successors, or out of the region. */
@@ -147,7 +147,7 @@ class RegionEmitter {
       // A far branch has set its block's base; the edge's own may be at another distance now.
       const rip = () => this.#rip(block.base, block.base === base ? at : block.at);
       if (mayBeStale || this.#flow.isBackward(from.id, block.id) || isFarReaching(last.row)) {
-        f.if(load32(cpu, O.poll), () => state.jump(rip()), undefined, false);
+        this.#leaveIfPolled(rip);
       }
       if (block.base !== base) {
         // The far branch has checked the page, and set the base.
@@ -167,11 +167,8 @@ class RegionEmitter {
     const { f, state, cpu } = this;
     const pageRip = f.let(this.#rip(base, pageOf(at)));
     if (!isChecked) {
-      f.if(
-        this.#isMapped(pageRip, this.code.codePageOf(base, at)).eqz(),
-        () => state.jump(this.#rip(base, at)),
-        undefined,
-        false,
+      f.ifRarely(this.#isMapped(pageRip, this.code.codePageOf(base, at)).eqz(), () =>
+        state.jump(this.#rip(base, at)),
       );
     }
     f.store64(cpu, pageRip, O.pageRip);

@@ -164,23 +164,45 @@ function mulHigh(x: InstrContext, a: I64, b: I64, isSigned: boolean): I64 {
   return x.f.let(high.sub(a.shrS(63).and(b)).sub(b.shrS(63).and(a)));
 }
 
-/** CF and OF say whether the product of a and b is more than its low half, `low`. */
-export function flagsProduct(x: InstrContext, a: Int, b: Int, low: Int, isSigned: boolean): void {
-  let overflow: I32;
-  if (x.size === 8) {
-    const high = mulHigh(x, a as I64, b as I64, isSigned);
-    overflow = x.f.let(isSigned ? high.ne((low as I64).shrS(63)) : high.ne(0));
-  } else {
-    const wide = (v: Int) => (isSigned ? signed(v, x.size).toI64S() : v.toI64U());
-    overflow = x.f.let(wide(a).mul(wide(b)).ne(wide(low)));
+interface Product {
+  readonly low: Int;
+  /** What is above `low`; bits above the operand size count for nothing. */
+  readonly high: () => Int;
+  /** Whether the product is more than `low`. */
+  readonly overflows: () => I32;
+}
+
+function multiply(x: InstrContext, a: Int, b: Int, isSigned: boolean): Product {
+  const { f, size } = x;
+  if (size === 8) {
+    const low = f.let((a as I64).mul(b));
+    let high: I64 | undefined;
+    const upper = () => {
+      high ??= mulHigh(x, a as I64, b as I64, isSigned);
+      return high;
+    };
+    return { low, high: upper, overflows: () => upper().ne(isSigned ? low.shrS(63) : 0) };
   }
+  const wide = (v: Int) => (isSigned ? signed(v, size).toI64S() : v.toI64U());
+  const product = f.let(wide(a).mul(wide(b)));
+  const low = f.let(truncate(product.toI32(), size));
+  return { low, high: () => product.shrU(8 * size).toI32(), overflows: () => product.ne(wide(low)) };
+}
+
+/** CF and OF of a product. */
+function setOverflow(x: InstrContext, { overflows }: Product): void {
+  const overflow = x.f.let(overflows());
   x.setFlags({ cf: overflow, of: overflow });
 }
 
-function setProductFlags(x: InstrContext, a: Int, b: Int, low: Int, isSigned: boolean): void {
+export function flagsProduct(x: InstrContext, a: Int, b: Int, isSigned: boolean): void {
+  setOverflow(x, multiply(x, a, b, isSigned));
+}
+
+function setProductFlags(x: InstrContext, a: Int, b: Int, product: Product, isSigned: boolean): void {
   const kind = isSigned ? LaterFlags.PRODUCT : LaterFlags.PRODUCT_UNSIGNED;
-  if (x.leavesFlags) x.setFlags({ result: low, later: { kind, a, b, size: x.size } });
-  else flagsProduct(x, a, b, low, isSigned);
+  if (x.leavesFlags) x.setFlags({ result: product.low, later: { kind, a, b, size: x.size } });
+  else setOverflow(x, product);
 }
 
 /** MUL and IMUL with one operand: the accumulator's double-width product. */
@@ -188,23 +210,15 @@ function multiplyAccumulator(isSigned: boolean): Definition {
   return (x) => {
     const source = x.read(0);
     const a = x.gpr(0, x.size);
-    if (x.size === 8) {
-      const low = x.f.let((a as I64).mul(source));
-      const high = mulHigh(x, a as I64, source as I64, isSigned);
-      x.setGpr(0, low);
-      x.setGpr(2, high);
-      setProductFlags(x, a, source, low, isSigned);
-      return;
-    }
-    const wide = (v: Int) => (isSigned ? signed(v, x.size).toI64S() : v.toI64U());
-    const product = x.f.let(wide(a).mul(wide(source)));
-    const low = x.f.let(truncate(product.toI32(), x.size));
-    if (x.size === 1) x.setGpr(0, product.toI32(), 2);
+    const product = multiply(x, a, source, isSigned);
+    const { low, high } = product;
+    if (x.size === 1) x.setGpr(0, low.or(high().shl(8)), 2);
     else {
+      const upper = high();
       x.setGpr(0, low, x.size);
-      x.setGpr(2, product.shrU(8 * x.size).toI32(), x.size);
+      x.setGpr(2, upper, x.size);
     }
-    setProductFlags(x, a, source, low, isSigned);
+    setProductFlags(x, a, source, product, isSigned);
   };
 }
 export const mul = multiplyAccumulator(false);
@@ -215,16 +229,9 @@ export const imul: Definition = (x) => {
   const count = x.operands.length;
   const a = x.read(count - 2);
   const b = x.read(count - 1);
-  if (x.size === 8) {
-    const low = x.f.let((a as I64).mul(b));
-    x.write(0, low);
-    setProductFlags(x, a, b, low, true);
-    return;
-  }
-  const product = x.f.let(signed(a, x.size).toI64S().mul(signed(b, x.size).toI64S()));
-  const low = x.f.let(truncate(product.toI32(), x.size));
-  x.write(0, low);
-  setProductFlags(x, a, b, low, true);
+  const product = multiply(x, a, b, true);
+  x.write(0, product.low);
+  setProductFlags(x, a, b, product, true);
 };
 
 /** Quotient of high:low / divisor, where high < divisor: long division, bit by bit unless high is 0. */

@@ -116,7 +116,7 @@ export class FunctionBuilder {
   }
 
   #declare<T extends ValType>(type: T, isTemporary: boolean): Local<T> {
-    this.#locals.push({ type, isTemporary: isTemporary });
+    this.#locals.push({ type, isTemporary });
     return new Local(this.type.params.length + this.#locals.length - 1, type);
   }
 
@@ -166,6 +166,11 @@ export class FunctionBuilder {
     }
     this.#depth--;
     this.code.u8(END);
+  }
+
+  /** `if` whose condition is nearly never true. */
+  ifRarely(condition: I32, then: () => void): void {
+    this.if(condition, then, undefined, false);
   }
 
   /** `br` to the label leaves the block. */
