@@ -1,7 +1,13 @@
 #!/usr/bin/env node
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 
-const program = new URL("../dist/src/cli/program.js", import.meta.url);
+const inDist = (path) => new URL(`../dist/${path}`, import.meta.url);
+const modified = (path) => statSync(inDist(path), { throwIfNoEntry: false })?.mtimeMs ?? -1;
+
+// The same program twice: in a few files, which starts sooner, and as it was compiled, where that is newer.
+const BUNDLE = "bundle/nlkt";
+const isBundled = modified(`${BUNDLE}/stamp`) >= modified(".tsbuildinfo");
+const program = inDist(isBundled ? `${BUNDLE}/program.js` : "src/cli/program.js");
 
 if (existsSync(program)) {
   const { main } = await import(program.href);

@@ -2,5 +2,5 @@
 import { build, install } from "./lib/prepare.mjs";
 
 install();
-build();
+await build();
 await import("../dist/bench/main.js");

@@ -1,4 +1,4 @@
 /** `npm run build`. */
 import { build } from "./lib/prepare.mjs";
 
-build();
+await build();

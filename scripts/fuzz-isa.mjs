@@ -31,7 +31,7 @@ if (!(seconds > 0)) usage(`--seconds ${values.seconds}: not a positive number`);
 if (!Number.isInteger(seed)) usage(`--seed ${values.seed}: not an integer`);
 
 install();
-build();
+await build();
 const { nativeUnavailable } = await import("../dist/test/oracle/native-cpu.js");
 const unavailable = nativeUnavailable();
 if (unavailable !== undefined) {

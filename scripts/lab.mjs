@@ -18,7 +18,7 @@ if (process.arch !== "x64" || process.platform !== "linux") skipped("it needs x8
 if (spawnSync(QEMU, ["--version"]).status !== 0) skipped(`no ${QEMU} (Debian's package qemu-system-x86)`);
 
 install();
-build();
+await build();
 
 const { runInLab } = await import("./lab/machine.mjs");
 const boot = path.join(ROOT, "dist/src/boot");

@@ -5,7 +5,7 @@
 import { build, install } from "./lib/prepare.mjs";
 
 install();
-build();
+await build();
 
 const GREETING = "echo 'Hello from a virtual machine.'; uname -a";
 const options = process.argv.slice(2);

@@ -35,7 +35,7 @@ const { values } = parseArgs({
 });
 if (!values["no-build"]) {
   install();
-  build();
+  await build();
 }
 const { fetchKernel } = await import("../dist/src/boot/default-guest.js");
 const { boot, checkCommand } = await import("../dist/test/smp/boot-run.js");

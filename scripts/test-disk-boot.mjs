@@ -7,7 +7,7 @@ import { TestReport } from "./lib/test-report.mjs";
 const TIMEOUT_MILLISECONDS = 40 * 60 * 1000;
 
 install();
-build();
+await build();
 
 const tests = path.join(ROOT, "dist/test");
 const report = new TestReport(tests);

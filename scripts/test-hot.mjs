@@ -45,7 +45,7 @@ function usage(problem) {
 }
 
 install();
-build();
+await build();
 
 const tests = path.join(ROOT, "dist/test");
 const words = options.short ? SHORT : FULL;

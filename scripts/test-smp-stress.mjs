@@ -26,7 +26,7 @@ const { values } = parseArgs({
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
 if (!values["no-build"]) {
   install();
-  build();
+  await build();
 }
 const { fetchKernel } = await import("../dist/src/boot/default-guest.js");
 const { boot } = await import("../dist/test/smp/boot-run.js");

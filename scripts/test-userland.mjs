@@ -8,7 +8,7 @@ import { build, install } from "./lib/prepare.mjs";
 const TIMEOUT_SECONDS = 3600;
 
 install();
-build();
+await build();
 
 const { GROUPS } = await import("../dist/test/userland/jobs.js");
 const { runGroup } = await import("../dist/test/userland/run-group.js");

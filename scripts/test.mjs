@@ -13,7 +13,7 @@ import { TestReport } from "./lib/test-report.mjs";
 const TIMEOUT_MILLISECONDS = 10 * 60 * 1000;
 
 install();
-build();
+await build();
 
 // Locks are validated everywhere: in the tests' own processes and Workers, and in the machines that they start.
 const validateLocks = pathToFileURL(path.join(ROOT, "dist/test/validate-locks.js"));

@@ -36,9 +36,12 @@ export function install() {
 }
 
 /** Compile, and take away what was compiled from files that are gone. The compiler does only what has changed. */
-export function build() {
+export async function build() {
   must(process.execPath, [path.join(ROOT, "node_modules/typescript/bin/tsc"), "-p", ROOT]);
   for (const top of ["src", "test", "bench"]) prune(top);
+  // Not at the top: what it stands on is installed by now, and was not before.
+  const { bundle } = await import("./bundle.mjs");
+  await bundle(ROOT);
 }
 
 function prune(directory) {
