@@ -65,6 +65,12 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
   hotFirst: "u32",
   /** Not zero while data accesses must not be cached in the TLB: watchpoints, or alignment checks (see dtlb). */
   noFill: "u32",
+  /**
+   * The page of the stack in the TLB entry that regions used last for it, for reading and writing, and the entry's addend;
+   * NO_STACK_PAGE: none. Only while the vCPU runs guest code, where no entry is taken away.
+   */
+  stackPage: "u64",
+  stackAddend: "u32",
   /** Places filled in `TLB_LOG` since the last flush; more than fit: not all are there. */
   tlbLogged: "u32",
   /** A bit (address bits 30–35) for each GiB of which a large page may be in a TLB. */
@@ -290,6 +296,9 @@ export const HostDebug = { SINGLE_STEP: 1, SOFTWARE: 2, HARDWARE: 4 } as const;
 
 export const CodeMode = { REAL16: 0, LEGACY32: 1, LONG64: 2 } as const;
 export const MmuMode = { USER: 0, SUPERVISOR: 1, SUPERVISOR_NO_SMAP: 2 } as const;
+
+/** In `stackPage`: what the address of no aligned access is, less its offset in the page. */
+export const NO_STACK_PAGE = 0x800;
 
 /**
  * A vCPU's TLBs follow its state record at `TLB_OFFSET`: a data TLB for each MmuMode and one that stays empty, then a

@@ -26,6 +26,7 @@ import {
   gprOffset,
   Leave,
   MmuMode,
+  NO_STACK_PAGE,
   O,
   RECORD_SIZE,
   Rec,
@@ -681,6 +682,7 @@ export class ColdContext implements InstrContext {
     const mode = f.let(I32.const(MmuMode.SUPERVISOR).select(smap, MmuMode.SUPERVISOR_NO_SMAP));
     f.store32(cpu, mode, O.mmuMode);
     f.store32(cpu, cpu.add(TLB_OFFSET).add(mode.mul(DTLB_BYTES)), O.dtlb);
+    f.store64(cpu, I64.const(NO_STACK_PAGE), O.stackPage);
   }
 
   settleFlags(): void {}

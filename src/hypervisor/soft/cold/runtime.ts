@@ -21,6 +21,7 @@ import {
   HOT_COUNTERS,
   Leave,
   MmuMode,
+  NO_STACK_PAGE,
   O,
   PAGE_SHARING_OFFSET,
   PageSharing,
@@ -99,6 +100,11 @@ export class Runtime {
   /** As slowStore and slowStoreBytes; 1 to leave. Stores to pages of code are left alone. */
   readonly missStore: FuncRef<readonly ["i32", "i32", "i64", "i32", "i64"], "i32">;
   readonly missStoreBytes: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  /** As missLoad, missStore, missStoreBytes and missUpdate, for accesses to the stack that are not in `state.stackPage`. */
+  readonly stackLoad: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  readonly stackStore: FuncRef<readonly ["i32", "i32", "i64", "i32", "i64"], "i32">;
+  readonly stackStoreBytes: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
+  readonly stackUpdate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
   /** Where `info & 0xff` bytes at `va` can be changed in place; 0 to leave. */
   readonly missUpdate: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
   /** For the hot tier: flags left to be computed later, to the vCPU's state. */
@@ -166,6 +172,10 @@ export class Runtime {
     this.missStore = this.#defineMissStore();
     this.missStoreBytes = this.#defineMissStoreBytes();
     this.missUpdate = this.#defineMissUpdate();
+    this.stackLoad = this.#defineStackLoad();
+    this.stackStore = this.#defineStackStore();
+    this.stackStoreBytes = this.#defineStackStoreBytes();
+    this.stackUpdate = this.#defineStackUpdate();
     this.settleFlags = defineLaterFlags(module, this);
     this.#defineEntries();
   }
@@ -751,11 +761,73 @@ export class Runtime {
     );
   }
 
+  /** `hit` gets the address of the `bytes` at `va` where the TLB has it, and the page is the stack's from now on. */
+  #stackHit(
+    f: FunctionBuilder,
+    cpu: I32,
+    va: I64,
+    bytes: I32,
+    tag: typeof Dtlb.readTag | typeof Dtlb.writeTag,
+    hit: (at: I32) => void,
+  ): void {
+    const entry = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
+    const page = f.let(va.add(bytes.sub(1).toI64U()).and(PAGE_MASK));
+    f.if(load64(entry, tag).eq(page), () => {
+      const addend = f.let(load32(entry, Dtlb.addend));
+      const other = tag === Dtlb.readTag ? Dtlb.writeTag : Dtlb.readTag;
+      f.if(load64(entry, other).eq(page), () => {
+        f.store64(cpu, page, O.stackPage);
+        f.store32(cpu, addend, O.stackAddend);
+      });
+      hit(f.let(va.toI32().add(addend)));
+    });
+  }
+
+  #defineStackLoad() {
+    return this.module.func("stackLoad", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.readTag, (at) => f.return(at));
+      f.return(f.call(this.missLoad, cpu, rec, va, info));
+    });
+  }
+
+  #defineStackStore() {
+    const params = ["i32", "i32", "i64", "i32", "i64"] as const;
+    return this.module.func("stackStore", params, "i32", (f, cpu, rec, va, info, value) => {
+      const bytes = f.let(info.and(0xff));
+      this.#stackHit(f, cpu, va, bytes, Dtlb.writeTag, (at) => {
+        f.store64(cpu, value, O.scratch);
+        this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
+        f.return(I32.const(0));
+      });
+      f.return(f.call(this.missStore, cpu, rec, va, info, value));
+    });
+  }
+
+  #defineStackStoreBytes() {
+    const params = ["i32", "i32", "i64", "i32"] as const;
+    return this.module.func("stackStoreBytes", params, "i32", (f, cpu, rec, va, info) => {
+      const bytes = f.let(info.and(0xff));
+      this.#stackHit(f, cpu, va, bytes, Dtlb.writeTag, (at) => {
+        this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
+        f.return(I32.const(0));
+      });
+      f.return(f.call(this.missStoreBytes, cpu, rec, va, info));
+    });
+  }
+
+  #defineStackUpdate() {
+    return this.module.func("stackUpdate", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
+      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.writeTag, (at) => f.return(at));
+      f.return(f.call(this.missUpdate, cpu, rec, va, info));
+    });
+  }
+
   #defineEntries(): void {
     const { module } = this;
     // Run from state.rip on until something leaves guest code.
     module.export(
       module.func("enter", ["i32"], undefined, (f, cpu) => {
+        f.store64(cpu, I64.const(NO_STACK_PAGE), O.stackPage);
         const rec = f.let(f.call(this.lookup, cpu, load64(cpu, O.rip)));
         f.if(
           rec,
@@ -765,9 +837,10 @@ export class Runtime {
       }),
     );
     module.export(
-      module.func("enterRecord", ["i32", "i32"], undefined, (f, cpu, rec) =>
-        f.callIndirectVoid(this.handlerType, load32(rec, Rec.handler), cpu, rec),
-      ),
+      module.func("enterRecord", ["i32", "i32"], undefined, (f, cpu, rec) => {
+        f.store64(cpu, I64.const(NO_STACK_PAGE), O.stackPage);
+        f.callIndirectVoid(this.handlerType, load32(rec, Rec.handler), cpu, rec);
+      }),
     );
     for (const exported of [
       this.fault,
@@ -788,6 +861,10 @@ export class Runtime {
       this.missStore,
       this.missStoreBytes,
       this.missUpdate,
+      this.stackLoad,
+      this.stackStore,
+      this.stackStoreBytes,
+      this.stackUpdate,
       this.settleFlags,
       this.lookup,
     ]) {

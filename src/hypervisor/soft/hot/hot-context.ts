@@ -18,6 +18,9 @@ const GUESS_COUNT_BITS = 24;
 /** Wrong guesses until a region is first made anew, log2. */
 const FIRST_DOUBT_BITS = 8;
 
+const RSP = 4;
+const PAGE_MASK = ~0xfff;
+
 /** A definition does what the hot tier cannot express: the instruction stays with the cold tier. */
 export class NotTranslatable extends Error {}
 
@@ -351,6 +354,44 @@ export class HotContext extends ColdContext {
 
   // --- memory ---
 
+  readonly #stackAddresses = new Set<I64>();
+
+  protected override stackLinear(offset: I64, bytes: number, write: boolean): I64 {
+    const linear = super.stackLinear(offset, bytes, write);
+    this.#stackAddresses.add(linear);
+    return linear;
+  }
+
+  /** Whether `va` is, as a rule, in the page that the stack was used in last. */
+  #isStack(va: I64): boolean {
+    const { memory } = this.instruction;
+    if (memory === undefined || va !== this.memoryAddress) return this.#stackAddresses.has(va);
+    const { base, index, segmentBase, addressSize } = memory;
+    return base === gprOffset(RSP) && index === O.zero && segmentBase === O.zero && addressSize === 8;
+  }
+
+  protected override probe(
+    va: I64,
+    bytes: number,
+    tag: number,
+    hit: (at: I32) => void,
+    miss: () => void,
+  ): void {
+    if (!this.#isStack(va)) {
+      super.probe(va, bytes, tag, hit, miss);
+      return;
+    }
+    const { f, cpu } = this;
+    // Only for aligned accesses, which never cross into the next page.
+    const page = va.and(PAGE_MASK | (bytes - 1));
+    f.if(
+      page.eq(load64(cpu, O.stackPage)),
+      () => hit(va.toI32().add(load32(cpu, O.stackAddend))),
+      miss,
+      true,
+    );
+  }
+
   /** Linear-memory address of `bytes` at `va`: by the TLB, or what `miss` gives, which is 0 to leave. */
   #place(va: I64, bytes: number, tag: number, miss: () => I32): I32 {
     const { f } = this;
@@ -372,7 +413,8 @@ export class HotContext extends ColdContext {
   #placeToRead(va: I64, bytes: number, kind: number): I32 {
     const { f, runtime, cpu, rec } = this;
     const info = I32.const(bytes | (kind << 8));
-    return this.#place(va, bytes, Dtlb.readTag, () => f.call(runtime.missLoad, cpu, rec, va, info));
+    const load = this.#isStack(va) ? runtime.stackLoad : runtime.missLoad;
+    return this.#place(va, bytes, Dtlb.readTag, () => f.call(load, cpu, rec, va, info));
   }
 
   protected override loadKind(size: OperandSize, va: I64, kind: number): Int {
@@ -387,22 +429,23 @@ export class HotContext extends ColdContext {
 
   protected override missStore(va: I64, info: number, value: Int): void {
     const { f, runtime, cpu, rec } = this;
-    const left = f.call(runtime.missStore, cpu, rec, va, I32.const(info), value.toI64U());
+    const store = this.#isStack(va) ? runtime.stackStore : runtime.missStore;
+    const left = f.call(store, cpu, rec, va, I32.const(info), value.toI64U());
     f.brIf(this.region.exitLeave, left, false);
   }
 
   protected override missStoreVector(va: I64): void {
     const { f, runtime, cpu, rec } = this;
-    f.brIf(this.region.exitLeave, f.call(runtime.missStoreBytes, cpu, rec, va, I32.const(16)), false);
+    const store = this.#isStack(va) ? runtime.stackStoreBytes : runtime.missStoreBytes;
+    f.brIf(this.region.exitLeave, f.call(store, cpu, rec, va, I32.const(16)), false);
   }
 
   protected override updateAt(size: OperandSize, va: I64, change: (old: Int) => Int): [Int, Int] {
     if (this.lock) return super.updateAt(size, va, change);
     const { f, runtime, cpu, rec } = this;
     this.noteWrite(va);
-    const at = this.#place(va, size, Dtlb.writeTag, () =>
-      f.call(runtime.missUpdate, cpu, rec, va, I32.const(size)),
-    );
+    const update = this.#isStack(va) ? runtime.stackUpdate : runtime.missUpdate;
+    const at = this.#place(va, size, Dtlb.writeTag, () => f.call(update, cpu, rec, va, I32.const(size)));
     const old = f.let(loadInt(size, at, 0));
     const result = f.let(change(old));
     storeInt(f, size, at, result);
