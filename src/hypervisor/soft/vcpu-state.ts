@@ -306,8 +306,16 @@ export const NO_STACK_PAGE = 0x800;
  */
 export const DTLB_ENTRIES = 1024;
 export const FTLB_ENTRIES = 1024;
-/** Data TLB entry: the page's linear address where it may be read, where it may be written (else TLB_INVALID), what to add. */
-export const Dtlb = { size: 32, readTag: 0, writeTag: 8, addend: 16, flags: 20 } as const;
+/**
+ * Data TLB entry, a half for reading and one for writing: a page's linear address, TLB_INVALID for none, and what to add. The
+ * halves may be of two pages: a copy between buffers whose pages share entries would miss at each access otherwise.
+ */
+export const Dtlb = {
+  size: 32,
+  read: { tag: 0, addend: 16, flags: 24 },
+  write: { tag: 8, addend: 20, flags: 28 },
+} as const;
+export type DtlbHalf = (typeof Dtlb)["read" | "write"];
 /** Fetch TLB entry: the page's linear address and the linear-memory address of its code page. */
 export const Ftlb = { size: 16, tag: 0, codePage: 8, flags: 12 } as const;
 export const DTLB_BYTES = DTLB_ENTRIES * Dtlb.size;

@@ -124,8 +124,9 @@ export class Bench {
     state.dtlb = CPU + 256 * 1024;
     const entry = state.dtlb + Number((OPERAND_LINEAR / BigInt(PAGE)) % BigInt(DTLB_ENTRIES)) * Dtlb.size;
     const { data } = this.memory;
-    data.setBigUint64(entry + Dtlb.readTag, OPERAND_LINEAR, true);
-    data.setBigUint64(entry + Dtlb.writeTag, OPERAND_LINEAR, true);
-    data.setUint32(entry + Dtlb.addend, (OPERAND_AT - Number(OPERAND_LINEAR & 0xffffffffn)) >>> 0, true);
+    for (const { tag, addend } of [Dtlb.read, Dtlb.write]) {
+      data.setBigUint64(entry + tag, OPERAND_LINEAR, true);
+      data.setUint32(entry + addend, (OPERAND_AT - Number(OPERAND_LINEAR & 0xffffffffn)) >>> 0, true);
+    }
   }
 }

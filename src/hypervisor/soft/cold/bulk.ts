@@ -4,16 +4,16 @@
  */
 import type { SharedFunction } from "../isa/context.js";
 import { dataTlbEntry } from "../mmu/tlb-entry.js";
-import { Dtlb, Eflags, gprOffset, O } from "../vcpu-state.js";
+import { Dtlb, type DtlbHalf, Eflags, gprOffset, O } from "../vcpu-state.js";
 import { I32, I64, load32, load64 } from "../wasm/expr.js";
 import type { FunctionBuilder } from "../wasm/module.js";
 
 const PAGE = 4096;
 
-function probe(f: FunctionBuilder, cpu: I32, va: I64, tag: number, miss: () => void): I32 {
+function probe(f: FunctionBuilder, cpu: I32, va: I64, { tag, addend }: DtlbHalf, miss: () => void): I32 {
   const entry = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
   f.if(load64(entry, tag).ne(va.and(~0xfff)), miss);
-  return f.let(va.toI32().add(load32(entry, Dtlb.addend)));
+  return f.let(va.toI32().add(load32(entry, addend)));
 }
 
 const roomInPage = (va: I64): I32 => I32.const(PAGE).sub(va.toI32().and(PAGE - 1));
@@ -40,8 +40,8 @@ export function bulkCopyFunction(size: number): SharedFunction<readonly ["i32", 
       const none = () => f.return(I64.const(0));
       // Single-stepping, and whoever waits for the vCPU, want one element at a time.
       f.if(load32(cpu, O.eflags).and(Eflags.DF).or(load32(cpu, O.poll)), none);
-      const source = probe(f, cpu, from, Dtlb.readTag, none);
-      const target = probe(f, cpu, to, Dtlb.writeTag, none);
+      const source = probe(f, cpu, from, Dtlb.read, none);
+      const target = probe(f, cpu, to, Dtlb.write, none);
       const room = f.let(roomInPage(from));
       const roomTo = f.let(roomInPage(to));
       const n = elements(f, count, f.let(room.select(room.ltU(roomTo), roomTo)), Math.log2(size));
@@ -74,7 +74,7 @@ export function bulkFillFunction(size: number): SharedFunction<readonly ["i32", 
       const byte = f.let(value.and(0xff));
       const repeated = byte.mul(I64.const(0x0101010101010101n >> BigInt(64 - 8 * size)));
       f.if(unit.ne(repeated), none);
-      const target = probe(f, cpu, to, Dtlb.writeTag, none);
+      const target = probe(f, cpu, to, Dtlb.write, none);
       const n = elements(f, count, roomInPage(to), Math.log2(size));
       f.if(n.eqz(), none);
       const bytes = f.let(n.toI32().shl(Math.log2(size)));

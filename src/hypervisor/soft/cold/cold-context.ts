@@ -20,6 +20,7 @@ import {
   Cr4,
   DTLB_BYTES,
   Dtlb,
+  type DtlbHalf,
   Eflags,
   FAULT_NO_ERROR_CODE,
   FpuTrap,
@@ -343,7 +344,7 @@ export class ColdContext implements InstrContext {
     this.probe(
       va,
       bytes,
-      Dtlb.writeTag,
+      Dtlb.write,
       (hit) => f.set(at, hit),
       () => {
         f.set(at, f.call(this.runtime.slowRmw, this.cpu, this.rec, va, I32.const(bytes)));
@@ -432,13 +433,19 @@ export class ColdContext implements InstrContext {
   }
 
   /** Emit a TLB probe of `bytes` at `va`: `hit` gets the linear-memory address. */
-  protected probe(va: I64, bytes: number, tag: number, hit: (at: I32) => void, miss: () => void): void {
+  protected probe(
+    va: I64,
+    bytes: number,
+    { tag, addend }: DtlbHalf,
+    hit: (at: I32) => void,
+    miss: () => void,
+  ): void {
     const { f } = this;
     const entry = f.let(dataTlbEntry(this.dataTlb, va));
     // An access that crosses into the next page compares that page with this one's entry, and misses.
     f.if(
       load64(entry, tag).eq(va.add(bytes - 1).and(PAGE_MASK)),
-      () => hit(va.toI32().add(load32(entry, Dtlb.addend))),
+      () => hit(va.toI32().add(load32(entry, addend))),
       miss,
       true,
     );
@@ -464,7 +471,7 @@ export class ColdContext implements InstrContext {
     this.probe(
       va,
       size,
-      Dtlb.readTag,
+      Dtlb.read,
       (at) => f.set(value, loadInt(size, at, 0) as never),
       () => {
         const slow = f.call(this.runtime.slowLoad, this.cpu, this.rec, va, I32.const(size | (kind << 8)));
@@ -481,7 +488,7 @@ export class ColdContext implements InstrContext {
     this.probe(
       va,
       size,
-      Dtlb.writeTag,
+      Dtlb.write,
       (at) => storeInt(f, size, at, fixed),
       () => this.missStore(va, size | (kind << 8), fixed),
     );
@@ -524,7 +531,7 @@ export class ColdContext implements InstrContext {
     this.probe(
       va,
       16,
-      Dtlb.readTag,
+      Dtlb.read,
       (at) => f.set(value, loadV128(at)),
       () => {
         f.callVoid(this.runtime.slowLoadBytes, this.cpu, this.rec, va, I32.const(16));
@@ -544,7 +551,7 @@ export class ColdContext implements InstrContext {
     this.probe(
       va,
       16,
-      Dtlb.writeTag,
+      Dtlb.write,
       (at) => f.storeV128(at, fixed),
       () => {
         f.storeV128(this.cpu, fixed, O.scratch);

@@ -16,6 +16,7 @@ import {
   Counter,
   Cr0,
   Dtlb,
+  type DtlbHalf,
   FAULT_NO_ERROR_CODE,
   Ftlb,
   HOT_COUNTERS,
@@ -116,7 +117,7 @@ export class Runtime {
   /** Linear-memory address where `info & 0xff` bytes at `va` can be read and written, or 0. */
   readonly #placeToWrite: FuncRef<readonly ["i32", "i32", "i64", "i32"], "i32">;
   readonly #holdsCode: FuncRef<readonly ["i32", "i64", "i32"], "i32">;
-  readonly #fill: FuncRef<readonly ["i32", "i64", "i32"], undefined>;
+  readonly #fill: FuncRef<readonly ["i32", "i64", "i32", "i32"], undefined>;
   readonly #copyFromPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
   readonly #copyToPhysical: FuncRef<readonly ["i32", "i32", "i64", "i32", "i32"], undefined>;
 
@@ -413,24 +414,42 @@ export class Runtime {
     });
   }
 
-  /** Put the page just walked to, at linear memory `entry` with its PhysFlags, into the data TLB. */
+  /**
+   * Put the page just walked to for `access`, at linear memory `entry` with its PhysFlags, into the data TLB: into the half for
+   * that, and into the other where that is free, or has this page already.
+   */
   #defineFill() {
-    return this.module.func("fillDtlb", ["i32", "i64", "i32"], undefined, (f, cpu, va, entry) => {
-      f.if(load32(cpu, O.noFill), () => f.return());
-      const at = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
-      const page = f.let(va.and(PAGE_MASK));
-      const flags = f.let(load32(cpu, O.walkFlags));
-      const slowWrites = PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
-      const writes = f.local("i32");
-      f.if(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), () =>
-        f.set(writes, f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical))),
-      );
-      f.store64(at, page, Dtlb.readTag);
-      f.store64(at, page.select(writes.get, I64.const(-1)), Dtlb.writeTag);
-      f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), Dtlb.addend);
-      f.store32(at, flags.and(TLB_FLAG_MASK), Dtlb.flags);
-      noteFilled(f, cpu, va, at, flags);
-    });
+    return this.module.func(
+      "fillDtlb",
+      ["i32", "i64", "i32", "i32"],
+      undefined,
+      (f, cpu, va, entry, access) => {
+        f.if(load32(cpu, O.noFill), () => f.return());
+        const at = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
+        const page = f.let(va.and(PAGE_MASK));
+        const flags = f.let(load32(cpu, O.walkFlags));
+        const isWrite = f.let(access.and(AccessKind.WRITE));
+        const fillHalf = (half: DtlbHalf, isAsked: I32, tag: () => I64) => {
+          const old = f.let(load64(at, half.tag));
+          f.if(isAsked.or(old.eq(page)).or(old.eq(I64.const(-1))), () => {
+            f.store64(at, tag(), half.tag);
+            f.store32(at, entry.and(PAGE_MASK).sub(page.toI32()), half.addend);
+            f.store32(at, flags.and(TLB_FLAG_MASK), half.flags);
+          });
+        };
+        fillHalf(Dtlb.read, isWrite.eqz(), () => page);
+        fillHalf(Dtlb.write, isWrite.ne(0), () => {
+          const slowWrites = PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
+          const writes = f.temporary("i32");
+          f.set(writes, I32.const(0));
+          f.if(flags.and(WALK_WRITABLE).ne(0).and(entry.and(slowWrites).eqz()), () =>
+            f.set(writes, f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical))),
+          );
+          return page.select(writes.get, I64.const(-1));
+        });
+        noteFilled(f, cpu, va, at, flags);
+      },
+    );
   }
 
   /** Largest power of two, at most 8, that is not above `n`: the width of the next MMIO access of a run. */
@@ -543,7 +562,7 @@ export class Runtime {
       const buffer = cpu.add(O.scratch);
       f.if(bytes.leU(room), () => {
         const entry = f.let(f.call(this.walks.physEntry, cpu, pa));
-        f.if(entry, () => f.callVoid(this.#fill, cpu, va, entry));
+        f.if(entry, () => f.callVoid(this.#fill, cpu, va, entry, access));
         f.callVoid(copy, cpu, rec, pa, buffer, bytes);
         f.return();
       });
@@ -609,7 +628,7 @@ export class Runtime {
       const mask = PhysFlag.RAM | PhysFlag.READONLY | PhysFlag.LOG_DIRTY;
       f.if(entry.and(mask).ne(PhysFlag.RAM), () => f.return(I32.const(0)));
       f.if(f.call(this.#claimWrites, cpu, load64(cpu, O.walkPhysical)).eqz(), () => f.return(I32.const(0)));
-      f.callVoid(this.#fill, cpu, va, entry);
+      f.callVoid(this.#fill, cpu, va, entry, access);
       f.return(entry.and(PAGE_MASK).add(offset));
     });
   }
@@ -762,20 +781,13 @@ export class Runtime {
   }
 
   /** `hit` gets the address of the `bytes` at `va` where the TLB has it, and the page is the stack's from now on. */
-  #stackHit(
-    f: FunctionBuilder,
-    cpu: I32,
-    va: I64,
-    bytes: I32,
-    tag: typeof Dtlb.readTag | typeof Dtlb.writeTag,
-    hit: (at: I32) => void,
-  ): void {
+  #stackHit(f: FunctionBuilder, cpu: I32, va: I64, bytes: I32, half: DtlbHalf, hit: (at: I32) => void): void {
     const entry = f.let(dataTlbEntry(load32(cpu, O.dtlb), va));
     const page = f.let(va.add(bytes.sub(1).toI64U()).and(PAGE_MASK));
-    f.if(load64(entry, tag).eq(page), () => {
-      const addend = f.let(load32(entry, Dtlb.addend));
-      const other = tag === Dtlb.readTag ? Dtlb.writeTag : Dtlb.readTag;
-      f.if(load64(entry, other).eq(page), () => {
+    f.if(load64(entry, half.tag).eq(page), () => {
+      const addend = f.let(load32(entry, half.addend));
+      const other = half === Dtlb.read ? Dtlb.write : Dtlb.read;
+      f.if(load64(entry, other.tag).eq(page).and(load32(entry, other.addend).eq(addend)), () => {
         f.store64(cpu, page, O.stackPage);
         f.store32(cpu, addend, O.stackAddend);
       });
@@ -785,7 +797,7 @@ export class Runtime {
 
   #defineStackLoad() {
     return this.module.func("stackLoad", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
-      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.readTag, (at) => f.return(at));
+      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.read, (at) => f.return(at));
       f.return(f.call(this.missLoad, cpu, rec, va, info));
     });
   }
@@ -794,7 +806,7 @@ export class Runtime {
     const params = ["i32", "i32", "i64", "i32", "i64"] as const;
     return this.module.func("stackStore", params, "i32", (f, cpu, rec, va, info, value) => {
       const bytes = f.let(info.and(0xff));
-      this.#stackHit(f, cpu, va, bytes, Dtlb.writeTag, (at) => {
+      this.#stackHit(f, cpu, va, bytes, Dtlb.write, (at) => {
         f.store64(cpu, value, O.scratch);
         this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
         f.return(I32.const(0));
@@ -807,7 +819,7 @@ export class Runtime {
     const params = ["i32", "i32", "i64", "i32"] as const;
     return this.module.func("stackStoreBytes", params, "i32", (f, cpu, rec, va, info) => {
       const bytes = f.let(info.and(0xff));
-      this.#stackHit(f, cpu, va, bytes, Dtlb.writeTag, (at) => {
+      this.#stackHit(f, cpu, va, bytes, Dtlb.write, (at) => {
         this.#copyAccess(f, at, cpu.add(O.scratch), bytes);
         f.return(I32.const(0));
       });
@@ -817,7 +829,7 @@ export class Runtime {
 
   #defineStackUpdate() {
     return this.module.func("stackUpdate", ["i32", "i32", "i64", "i32"], "i32", (f, cpu, rec, va, info) => {
-      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.writeTag, (at) => f.return(at));
+      this.#stackHit(f, cpu, va, f.let(info.and(0xff)), Dtlb.write, (at) => f.return(at));
       f.return(f.call(this.missUpdate, cpu, rec, va, info));
     });
   }

@@ -5,7 +5,7 @@
 import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
 import type { Runtime } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
-import { Dtlb, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
+import { Dtlb, type DtlbHalf, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
 import { I32, I64, type Int, load32, load64, loadV128, type V128 } from "../wasm/expr.js";
 import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/module.js";
 import { lane, lane64 } from "../wasm/simd.js";
@@ -373,12 +373,12 @@ export class HotContext extends ColdContext {
   protected override probe(
     va: I64,
     bytes: number,
-    tag: number,
+    half: DtlbHalf,
     hit: (at: I32) => void,
     miss: () => void,
   ): void {
     if (!this.#isStack(va)) {
-      super.probe(va, bytes, tag, hit, miss);
+      super.probe(va, bytes, half, hit, miss);
       return;
     }
     const { f, cpu } = this;
@@ -393,13 +393,13 @@ export class HotContext extends ColdContext {
   }
 
   /** Linear-memory address of `bytes` at `va`: by the TLB, or what `miss` gives, which is 0 to leave. */
-  #place(va: I64, bytes: number, tag: number, miss: () => I32): I32 {
+  #place(va: I64, bytes: number, half: DtlbHalf, miss: () => I32): I32 {
     const { f } = this;
     const at = f.temporary("i32");
     this.probe(
       va,
       bytes,
-      tag,
+      half,
       (hit) => f.set(at, hit),
       () => {
         f.set(at, miss());
@@ -414,7 +414,7 @@ export class HotContext extends ColdContext {
     const { f, runtime, cpu, rec } = this;
     const info = I32.const(bytes | (kind << 8));
     const load = this.#isStack(va) ? runtime.stackLoad : runtime.missLoad;
-    return this.#place(va, bytes, Dtlb.readTag, () => f.call(load, cpu, rec, va, info));
+    return this.#place(va, bytes, Dtlb.read, () => f.call(load, cpu, rec, va, info));
   }
 
   protected override loadKind(size: OperandSize, va: I64, kind: number): Int {
@@ -445,7 +445,7 @@ export class HotContext extends ColdContext {
     const { f, runtime, cpu, rec } = this;
     this.noteWrite(va);
     const update = this.#isStack(va) ? runtime.stackUpdate : runtime.missUpdate;
-    const at = this.#place(va, size, Dtlb.writeTag, () => f.call(update, cpu, rec, va, I32.const(size)));
+    const at = this.#place(va, size, Dtlb.write, () => f.call(update, cpu, rec, va, I32.const(size)));
     const old = f.let(loadInt(size, at, 0));
     const result = f.let(change(old));
     storeInt(f, size, at, result);

@@ -358,10 +358,12 @@ function exportFlushes(module: ModuleBuilder): void {
       f.brIf(again, at.get.ne(end));
     });
   };
-  const drop = (f: FunctionBuilder, at: I32) => {
-    f.store64(at, I64.const(-1), Dtlb.readTag);
-    f.store64(at, I64.const(-1), Dtlb.writeTag);
+  /** Drop those halves of the data TLB's entry that `is` says. */
+  const dropHalves = (f: FunctionBuilder, at: I32, is: (tag: I64, flags: I32) => I32) => {
+    for (const { tag, flags } of [Dtlb.read, Dtlb.write])
+      f.if(is(load64(at, tag), load32(at, flags)), () => f.store64(at, I64.const(-1), tag));
   };
+  const isLocal = (_: unknown, flags: I32) => flags.and(TlbFlag.GLOBAL).eqz();
   // Every entry.
   module.export(
     module.func("flushTlb", ["i32"], undefined, (f, cpu) => {
@@ -389,7 +391,7 @@ function exportFlushes(module: ModuleBuilder): void {
             const at = f.let(load32(cpu.add(left.get.shl(2)), TLB_LOG_OFFSET));
             f.if(
               at.ltU(firstFetch),
-              () => f.if(load32(at, Dtlb.flags).and(TlbFlag.GLOBAL).eqz(), () => drop(f, at)),
+              () => dropHalves(f, at, isLocal),
               () =>
                 f.if(load32(at, Ftlb.flags).and(TlbFlag.GLOBAL).eqz(), () =>
                   f.store64(at, I64.const(-1), Ftlb.tag),
@@ -401,7 +403,7 @@ function exportFlushes(module: ModuleBuilder): void {
         f.return();
       });
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
-        f.if(load32(at, Dtlb.flags).and(TlbFlag.GLOBAL).eqz(), () => drop(f, at)),
+        dropHalves(f, at, isLocal),
       );
       each(f, cpu.add(FTLB_OFFSET), 2 * FTLB_ENTRIES, Ftlb.size, (at) =>
         f.if(load32(at, Ftlb.flags).and(TlbFlag.GLOBAL).eqz(), () => f.store64(at, I64.const(-1), Ftlb.tag)),
@@ -421,18 +423,15 @@ function exportFlushes(module: ModuleBuilder): void {
           );
         }
         const data = f.let(dataTlbEntry(cpu.add(TLB_OFFSET), va));
-        for (let set = 0; set < DTLB_EMPTY_SET; set++) {
-          f.if(load64(data, set * DTLB_BYTES + Dtlb.readTag).eq(page), () =>
-            drop(f, data.add(set * DTLB_BYTES)),
-          );
-        }
+        for (let set = 0; set < DTLB_EMPTY_SET; set++)
+          dropHalves(f, data.add(set * DTLB_BYTES), (tag) => tag.eq(page));
         f.return();
       });
       const region = f.let(va.shrU(LARGEST_PAGE_SHIFT));
       const sameRegion = (tag: I64, flags: I32) =>
         tag.eq(page).or(flags.and(TlbFlag.LARGE).ne(0).and(tag.shrU(LARGEST_PAGE_SHIFT).eq(region)));
       each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
-        f.if(sameRegion(load64(at, Dtlb.readTag), load32(at, Dtlb.flags)), () => drop(f, at)),
+        dropHalves(f, at, sameRegion),
       );
       each(f, cpu.add(FTLB_OFFSET), 2 * FTLB_ENTRIES, Ftlb.size, (at) =>
         f.if(sameRegion(load64(at, Ftlb.tag), load32(at, Ftlb.flags)), () =>
@@ -444,12 +443,12 @@ function exportFlushes(module: ModuleBuilder): void {
   // Make writes to the page at linear-memory address `target` take the slow path.
   module.export(
     module.func("flushWrites", ["i32", "i32"], undefined, (f, cpu, target) => {
-      each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) => {
-        const tag = load64(at, Dtlb.writeTag);
-        f.if(tag.toI32().add(load32(at, Dtlb.addend)).eq(target), () =>
-          f.store64(at, I64.const(-1), Dtlb.writeTag),
-        );
-      });
+      const { tag, addend } = Dtlb.write;
+      each(f, cpu.add(TLB_OFFSET), DTLB_EMPTY_SET * DTLB_ENTRIES, Dtlb.size, (at) =>
+        f.if(load64(at, tag).toI32().add(load32(at, addend)).eq(target), () =>
+          f.store64(at, I64.const(-1), tag),
+        ),
+      );
     }),
   );
 }
