@@ -71,6 +71,8 @@ export const VCPU_STATE = new Layout("soft-vcpu", {
    */
   stackPage: "u64",
   stackAddend: "u32",
+  /** Not zero: guest code was left because of `poll` by a region. */
+  regionPolled: "u32",
   /** Places filled in `TLB_LOG` since the last flush; more than fit: not all are there. */
   tlbLogged: "u32",
   /** A bit (address bits 30–35) for each GiB of which a large page may be in a TLB. */

@@ -23,7 +23,7 @@ import { type ColdImports, instantiateEngine, makeDecoder } from "./cold/engine.
 import { Special } from "./cold/special-handlers.js";
 import { CodeCache } from "./decode/code-cache.js";
 import { DecodeStatus, type InstructionDecoder, MAX_INSTRUCTION_BYTES } from "./decode/instruction.js";
-import { HotTier } from "./hot/hot-tier.js";
+import { HotTier, type Place } from "./hot/hot-tier.js";
 import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
@@ -82,6 +82,8 @@ const PAGE = 4096;
 /** How often a branch in a page is taken, or a jump arrives, until its target is translated. */
 const HOT_BRANCHES = 30_000;
 const HOT_ARRIVALS = 20_000;
+/** Arrivals that one counts for at which the host interrupted guest code, some hundred times a second. */
+const ARRIVALS_OF_INTERRUPTED = HOT_ARRIVALS / 4;
 /** KVM_X86_SHADOW_INT_STI and KVM_X86_SHADOW_INT_MOV_SS by `Shadow`. */
 const SHADOW_EVENT = [0, 2, 1];
 /** SYSCALL and SYSRET see to single-stepping themselves. */
@@ -332,6 +334,7 @@ export class SoftVcpu implements Vcpu {
         const index = (s.address + O.poll) >>> 2;
         Atomics.store(this.#memory.i32, index, 0);
         s.irqPending = 1;
+        if (s.leave === Leave.POLL) this.#noteTime(parts);
         if (s.requests !== 0 && this.#serveRequests()) return this.#leave(ExitReason.INTR);
         if (parts.hot?.due === true) {
           this.#profile?.turn(Activity.translating);
@@ -597,16 +600,38 @@ export class SoftVcpu implements Vcpu {
 
   /** Translate the code at RIP, whose record the counters named. */
   #becameHot(parts: Parts): undefined {
+    const place = this.#placeAtRip(parts);
+    if (place?.record === this.#s.leaveDetail) this.#requestTranslation(parts, place);
+  }
+
+  /** RIP and its record; undefined where there is none, or no region can start. */
+  #placeAtRip(parts: Parts): Place | undefined {
     const s = this.#s;
-    if (s.codeMode !== CodeMode.LONG64) return;
+    if (s.codeMode !== CodeMode.LONG64) return undefined;
     const kind = AccessKind.FETCH | parts.access.userKind;
-    if (parts.wasm.walk(s.address, BigInt.asIntN(64, s.rip), kind) !== 0) return;
+    if (parts.wasm.walk(s.address, BigInt.asIntN(64, s.rip), kind) !== 0) return undefined;
     const physicalAddress = Number(s.walkPhysical);
     const page = Math.floor(physicalAddress / PAGE);
-    const offset = physicalAddress % PAGE;
-    const record = parts.cache.knownRecord(page, offset, s.codeMode);
-    if (record === 0 || record !== s.leaveDetail) return;
-    parts.hot?.request({ page, rip: s.rip, record }, () => this.vm.remindOfHotCode(this.id));
+    const record = parts.cache.knownRecord(page, physicalAddress % PAGE, s.codeMode);
+    return record === 0 ? undefined : { page, rip: s.rip, record };
+  }
+
+  #requestTranslation({ hot }: Parts, place: Place): void {
+    hot?.request(place, () => this.vm.remindOfHotCode(this.id));
+  }
+
+  /**
+   * Guest code was left at a moment that has nothing to do with it: the more often that is at one place, the more time is spent
+   * there, however seldom it branches.
+   */
+  #noteTime(parts: Parts): void {
+    const s = this.#s;
+    const byRegion = s.regionPolled !== 0;
+    s.regionPolled = 0;
+    if (byRegion || parts.hot === undefined || this.vm.options.tier !== "auto") return;
+    const place = this.#placeAtRip(parts);
+    if (place !== undefined && parts.hot.arrived(place.record, ARRIVALS_OF_INTERRUPTED, s.hotThreshold))
+      this.#requestTranslation(parts, place);
   }
 
   /** Whether the code segment's limit lies in or right after this page: such code is run an instruction at a time. */

@@ -2,7 +2,7 @@
 import type { Runtime } from "../cold/runtime.js";
 import { fetchTlbEntry } from "../mmu/tlb-entry.js";
 import { Ftlb, O } from "../vcpu-state.js";
-import { type I32, I64, load32, load64 } from "../wasm/expr.js";
+import { I32, I64, load32, load64 } from "../wasm/expr.js";
 import {
   type FuncRef,
   type FunctionBody,
@@ -108,7 +108,11 @@ class RegionEmitter {
 
   /** On to `rip` by way of the vCPU's loop where something waits for it: an interrupt, or code that a store has changed. */
   #leaveIfPolled(rip: () => I64): void {
-    this.f.ifRarely(load32(this.cpu, O.poll), () => this.state.jump(rip()));
+    const { f, cpu } = this;
+    f.ifRarely(load32(cpu, O.poll), () => {
+      f.store32(cpu, I32.const(1), O.regionPolled);
+      this.state.jump(rip());
+    });
   }
 
   /** The block's end: on to its successors, or out of the region. */

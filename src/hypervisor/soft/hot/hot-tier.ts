@@ -115,6 +115,8 @@ export interface HotCounters {
   compileMilliseconds: number;
 }
 
+const counterOf = (record: number) => (record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1);
+
 export class HotTier implements RegionCode {
   readonly counters: HotCounters = {
     regions: 0,
@@ -331,8 +333,15 @@ export class HotTier implements RegionCode {
     this.#counter(record, Math.max(0, threshold - ARRIVALS_TO_REMAKE));
   }
 
+  /** Count `arrivals` more at `record`; true where that makes it hot. */
+  arrived(record: number, arrivals: number, threshold: number): boolean {
+    const sum = this.counterTable[counterOf(record)] + arrivals;
+    this.#counter(record, sum < threshold ? sum : 0);
+    return sum >= threshold;
+  }
+
   #counter(record: number, arrivals: number): void {
-    this.counterTable[(record >>> Math.log2(RECORD_SIZE)) & (HOT_COUNTERS - 1)] = arrivals;
+    this.counterTable[counterOf(record)] = arrivals;
   }
 
   /** All decoded code is gone. */
