@@ -10,7 +10,6 @@ import { noKvm } from "../hypervisor/kvm/support/kvm-machine.js";
 import { reportAll } from "./campaign.js";
 import { BREAKPOINT } from "./cpu-case.js";
 import { Fuzzer, type FuzzerOptions } from "./fuzzer.js";
-import { usesFx } from "./generator.js";
 import { KvmCpu } from "./kvm-cpu.js";
 
 const CASES = Number(process.env.NLKT_FUZZ_CASES ?? 2);
@@ -36,20 +35,17 @@ const EMULATING: Omit<FuzzerOptions, "oracle"> = {
 };
 
 /**
- * QEMU's processor (7.2) saves no RF where an instruction faults, and its x87 and MMX leave other exponents and flags behind than
- * processors do: in the lab integer code is compared that comes to its end.
+ * Why there is nothing to compare with, or false. QEMU's processor (7.2) is none: CRC32 in 16-bit code, RET with a large operand, REX
+ * before other prefixes and flags of SHLD come out wrong there, and random code ends QEMU itself ("tcg fatal error").
  */
-const QEMU: Omit<FuzzerOptions, "oracle"> = {
-  excluded: ({ row }) => usesFx(row),
-  comparable: ({ vector }) => vector === BREAKPOINT,
-};
+const skip = noKvm !== false ? noKvm : onQemu && "QEMU's processor runs random code wrong, or ends at it";
 
-const limits = onQemu ? QEMU : hardwareVirtualization() === undefined ? EMULATING : {};
-const cpu = noKvm === false ? new KvmCpu({ lowMemory: true, code16: true }) : undefined;
+const limits = hardwareVirtualization() === undefined ? EMULATING : {};
+const cpu = skip === false ? new KvmCpu({ lowMemory: true, code16: true }) : undefined;
 const fuzzer = cpu === undefined ? undefined : new Fuzzer(SEED, undefined, { oracle: cpu, ...limits });
 after(() => cpu?.close());
 
-test("single instructions on KVM and on the software CPU", { skip: noKvm }, (t) => {
+test("single instructions on KVM and on the software CPU", { skip }, (t) => {
   const failures = fuzzer!.forms.flatMap((form) => fuzzer!.form(form, CASES));
   const { cases, completed } = fuzzer!.campaign;
   t.diagnostic(`${cases} cases compared, ${completed} without an exception`);
@@ -57,7 +53,7 @@ test("single instructions on KVM and on the software CPU", { skip: noKvm }, (t) 
   assert.ok(cases > fuzzer!.forms.length * CASES * 0.5, "most are compared");
 });
 
-test("random blocks and loops on KVM and on the software CPU", { skip: noKvm }, (t) => {
+test("random blocks and loops on KVM and on the software CPU", { skip }, (t) => {
   const before = fuzzer!.campaign.cases;
   const failures = fuzzer!.blocks(BLOCKS, TOLD);
   t.diagnostic(`${fuzzer!.campaign.cases - before} of ${BLOCKS} blocks compared`);
