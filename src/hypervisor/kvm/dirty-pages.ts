@@ -21,11 +21,12 @@ export class DirtyPages {
     const address = allocator.bytes(BITMAP_BYTES, "kvm.dirty-pages", PAGE);
     this.#words = allocator.memory.i32.subarray(address >>> 2, (address + BITMAP_BYTES) >>> 2);
     guestMemory.onWrite((offset, length) => {
-      if (length > 0 && logging()) this.#mark(offset, length);
+      if (length > 0 && logging()) this.mark(offset, length);
     });
   }
 
-  #mark(offset: number, length: number): void {
+  /** `length` bytes at `offset` (of `globalOffset`) were written. */
+  mark(offset: number, length: number): void {
     const last = Math.floor((offset + length - 1) / PAGE);
     for (let page = Math.floor(offset / PAGE); page <= last; page++) {
       Atomics.or(this.#words, page >>> 5, 1 << (page & 31));

@@ -30,6 +30,8 @@ const DOORBELLS = new Layout("kvm-doorbells", {
   /** Doorbells that there were ever; a notified change from 0 starts the thread. */
   added: "u32",
   stop: "u32",
+  /** 1 once there was one of a port. */
+  ports: "u32",
   /** 1 while the thread may use the file descriptors. */
   running: "u32",
   /** eventfd that tells the thread to look at the table again. */
@@ -90,6 +92,11 @@ export class Doorbells {
     worker.unref();
   }
 
+  /** Whether writes to ports may be doorbells. */
+  get ports(): boolean {
+    return this.#state.ports !== 0;
+  }
+
   add(doorbell: Doorbell): void {
     const state = this.#state;
     this.#lock.with(() => {
@@ -102,6 +109,7 @@ export class Doorbells {
       }
       this.#ioctl(doorbell, state.fd[entry], 0);
       state.word[entry] = doorbell.word;
+      if (doorbell.space === "port") state.ports = 1;
     });
     signalEventfd(state.control);
     Atomics.add(this.#words, this.#added, 1);

@@ -42,6 +42,10 @@ export const KVM_VCPU = new Layout("kvm-vcpu", {
   pending: "u32",
   /** Instructions that KVM could not emulate and the software CPU did. */
   steps: "u32",
+  /** Batches that the software CPU did (emulation-step.ts). */
+  batches: "u32",
+  /** One goes on. */
+  inBatch: "u32",
   /** Address of the vCPU's mapping (struct kvm_run) in the process. */
   mapping: "u64",
 });

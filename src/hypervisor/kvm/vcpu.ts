@@ -19,7 +19,8 @@ import {
   type VcpuEvents,
   type VmExit,
 } from "../seam.js";
-import { Kvm } from "./abi/constants.js";
+import type { CpuidTable } from "../soft/system/cpuid-table.js";
+import { Exit, Kvm } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
 import {
   decodeList,
@@ -67,7 +68,16 @@ export interface VcpuHost {
   readonly mappingSize: number;
   /** Bytes of a vCPU's XSAVE area. */
   readonly xsaveSize: number;
+  /** What was set, by vCPU: KVM may tell of something else. */
+  readonly cpuids: readonly CpuidTable[];
+  /** Whether the software CPU may go on for longer than an instruction. */
+  readonly batches: boolean;
+  /** Make vCPU `id`'s batch end, if there is one. */
+  endBatch(id: number): void;
 }
+
+/** What KVM is to do next: say which interrupt is due, do one instruction as well, or go on alone. */
+export type KvmTurn = "interrupts" | "instruction" | "all";
 
 /** Goes on where KVM's own instruction emulator gave up (emulation-step.ts). */
 export interface EmulationFallback {
@@ -77,6 +87,13 @@ export interface EmulationFallback {
   step(): ExitReason | undefined;
   /** Whether an exit of `step` waits for its answer. */
   readonly active: boolean;
+  /**
+   * Go on on the software CPU until something needs KVM, or `endBatch`: an exit, which a further call takes the answer of, or what KVM
+   * is to do.
+   */
+  batch(): ExitReason | KvmTurn;
+  /** The batch had an exit. */
+  readonly inBatch: boolean;
 }
 
 export class KvmVcpu implements Vcpu {
@@ -91,10 +108,16 @@ export class KvmVcpu implements Vcpu {
   /** This thread runs the vCPU. */
   #entered = false;
   #fallback: EmulationFallback | undefined;
-  /** KVM could not do an instruction, and the fallback is not loaded. */
+  /** KVM could not do an instruction. */
+  #failed = false;
+  /** The fallback is needed, and not loaded. */
   #stuck = false;
   /** Completing an instruction of the fallback made another exit, which `run` has to return. */
   #queued = false;
+  /** The machine debugs the guest. */
+  #debugged = false;
+  /** KVM does an instruction at a time, as the software CPU does all others. */
+  #stepping = false;
 
   constructor(
     readonly vm: VcpuHost,
@@ -125,6 +148,7 @@ export class KvmVcpu implements Vcpu {
     if (!this.#stuck) return false;
     const make = await this.loadFallback();
     this.#fallback ??= make(this);
+    this.#stuck = false;
     return true;
   }
 
@@ -137,19 +161,24 @@ export class KvmVcpu implements Vcpu {
       this.#queued = false;
       return exit.reason;
     }
-    if (this.#fallback !== undefined && (this.#fallback.active || this.#stuck)) {
-      if (this.#stuck) this.#state.steps++;
-      this.#stuck = false;
-      const reason = this.#goOn(this.#fallback);
+    if (this.#failed || (this.#fallback?.active === true && !this.#fallback.inBatch)) {
+      const reason = this.#step();
       if (reason !== undefined) return reason;
     }
     for (;;) {
+      if (this.vm.batches && !this.#debugged) {
+        const turn = this.#softwareTurn();
+        if (turn !== undefined) return turn;
+      }
       if (rawIoctl(this.#fd, KVM_RUN, 0) === 0) {
         const reason = this.#returned();
+        if (reason === ExitReason.DEBUG && this.#stepping) continue;
         if (reason !== ExitReason.INTERNAL_ERROR || exit.detail !== Kvm.KVM_INTERNAL_ERROR_EMULATION) {
           return reason;
         }
-        const stepped = this.#stepInstead();
+        this.#failed = true;
+        if (!this.#hasFallback()) return this.#lacksFallback();
+        const stepped = this.#step();
         if (stepped !== undefined) return stepped;
       } else {
         const error = errno();
@@ -180,20 +209,61 @@ export class KvmVcpu implements Vcpu {
     return Atomics.exchange(this.#words, this.#kicked, 0) !== 0;
   }
 
-  #stepInstead(): ExitReason | undefined {
+  #hasFallback(): boolean {
     this.#fallback ??= this.makeFallback?.(this);
-    if (this.#fallback === undefined) {
-      this.#stuck = true;
-      return ExitReason.INTERNAL_ERROR;
-    }
-    this.#state.steps++;
-    return this.#goOn(this.#fallback);
+    return this.#fallback !== undefined;
   }
 
-  #goOn(fallback: EmulationFallback): ExitReason | undefined {
-    const reason = fallback.step();
-    if (reason !== undefined) this.exit.copy(fallback.exit);
+  /** The fallback has to be loaded: `recover`. */
+  #lacksFallback(): ExitReason {
+    this.#stuck = true;
+    this.exit.reason = ExitReason.INTERNAL_ERROR;
+    this.exit.detail = Kvm.KVM_INTERNAL_ERROR_EMULATION;
+    return ExitReason.INTERNAL_ERROR;
+  }
+
+  /** Go on with the instruction that KVM could not do. */
+  #step(): ExitReason | undefined {
+    if (this.#failed) this.#state.steps++;
+    this.#failed = false;
+    const reason = this.#fallback?.step();
+    if (reason !== undefined) this.exit.copy(this.#fallback!.exit);
     return reason;
+  }
+
+  /** The software CPU runs the guest for as long as it can; KVM comes next, but for an exit. */
+  #softwareTurn(): ExitReason | undefined {
+    if (!this.#hasFallback()) return this.#lacksFallback();
+    const fallback = this.#fallback as EmulationFallback;
+    const first = !fallback.inBatch;
+    const next = fallback.batch();
+    if (first && next !== "all") this.#state.batches++;
+    if (typeof next === "number") {
+      this.exit.copy(fallback.exit);
+      return next;
+    }
+    if (this.#words[this.#pending] === Pending.EXIT) return this.#returned();
+    const stepping = next !== "all";
+    if (stepping !== this.#stepping) this.#setStepping(stepping);
+    // Its KVM_RUN ends with the interrupt taken, and before the guest's next instruction.
+    if (next === "interrupts") signalThread(Atomics.load(this.#words, this.#tid), SIGURG);
+    return undefined;
+  }
+
+  /** Whether KVM_RUN ends after an instruction. */
+  #setStepping(on: boolean): void {
+    this.#stepping = on;
+    this.#debug({ enable: on, singleStep: on, useSoftwareBreakpoints: false });
+  }
+
+  /** `kick` was called, and `run` did not return for it yet. */
+  get kicked(): boolean {
+    return Atomics.load(this.#words, this.#kicked) !== 0;
+  }
+
+  /** The last exit's instruction is done, and made no other. */
+  get settled(): boolean {
+    return this.#words[this.#pending] === Pending.NONE && !this.#queued;
   }
 
   /** This thread is the one that runs the vCPU from now on. */
@@ -211,6 +281,7 @@ export class KvmVcpu implements Vcpu {
 
   kick(): void {
     Atomics.store(this.#words, this.#kicked, 1);
+    this.vm.endBatch(this.id);
     this.#interrupt();
   }
 
@@ -226,6 +297,7 @@ export class KvmVcpu implements Vcpu {
     else {
       // The ioctl would wait for KVM_RUN to end: the vCPU's own thread makes it.
       Atomics.store(this.#words, this.#nmi, 1);
+      this.vm.endBatch(this.id);
       this.#interrupt();
     }
   }
@@ -237,7 +309,7 @@ export class KvmVcpu implements Vcpu {
   /** Finish the instruction of the last exit: only then its registers are whole (api.rst, 5, KVM_EXIT_MMIO). */
   #complete(): void {
     if (this.#fallback?.active === true && !this.#queued) {
-      this.#queued = this.#goOn(this.#fallback) !== undefined;
+      this.#queued = this.#step() !== undefined;
     }
     if (this.#words[this.#pending] !== Pending.ANSWER) return;
     const { exit } = this;
@@ -246,7 +318,8 @@ export class KvmVcpu implements Vcpu {
     exit.immediateExit = false;
     const asked = Atomics.load(this.#words, this.#kicked) | Atomics.load(this.#words, this.#nmi);
     if (asked !== 0) exit.immediateExit = true;
-    this.#words[this.#pending] = again ? Pending.EXIT : Pending.NONE;
+    const stepped = this.#stepping && this.exit.kvmReason === Exit.KVM_EXIT_DEBUG;
+    this.#words[this.#pending] = again && !stepped ? Pending.EXIT : Pending.NONE;
   }
 
   // --- register groups ---
@@ -323,13 +396,23 @@ export class KvmVcpu implements Vcpu {
     return result;
   }
   setMsrs(msrs: readonly Msr[]): void {
+    const count = this.#writeMsrs(msrs);
+    if (count === msrs.length) return;
+    const { index, data } = msrs[count];
+    throw new RangeError(
+      `MSR 0x${(index >>> 0).toString(16)} cannot be 0x${BigInt.asUintN(64, data).toString(16)}`,
+    );
+  }
+  /** False where KVM does not take the value. */
+  trySetMsr(msr: Msr): boolean {
+    return this.#writeMsrs([msr]) === 1;
+  }
+  /** How many of them KVM took. */
+  #writeMsrs(msrs: readonly Msr[]): number {
     this.#complete();
     const entries = msrs.map(({ index, data }) => ({ index: index >>> 0, data: BigInt.asUintN(64, data) }));
     const list = encodeList(abi.kvm_msrs, { nmsrs: entries.length }, abi.kvm_msr_entry, entries);
-    const count = ioctlPointer(this.#fd, Ioctl.KVM_SET_MSRS, list, "KVM_SET_MSRS");
-    if (count === entries.length) return;
-    const { index, data } = entries[count];
-    throw new RangeError(`MSR 0x${index.toString(16)} cannot be 0x${data.toString(16)}`);
+    return ioctlPointer(this.#fd, Ioctl.KVM_SET_MSRS, list, "KVM_SET_MSRS");
   }
 
   getLapic(): Uint8Array {
@@ -361,11 +444,17 @@ export class KvmVcpu implements Vcpu {
     const list = entries.map(registers.cpuidTo);
     const argument = encodeList(abi.kvm_cpuid2, { nent: list.length }, abi.kvm_cpuid_entry2, list);
     ioctlPointer(this.#fd, Ioctl.KVM_SET_CPUID2, argument, "KVM_SET_CPUID2");
+    this.vm.cpuids[this.id].set(entries);
   }
   getCpuid(): CpuidEntry[] {
     return readCpuid(this.#fd, "KVM_GET_CPUID2");
   }
   setGuestDebug(debug: GuestDebug): void {
+    this.#debugged = debug.enable;
+    this.#stepping = false;
+    this.#debug(debug);
+  }
+  #debug(debug: GuestDebug): void {
     this.#set("KVM_SET_GUEST_DEBUG", abi.kvm_guest_debug, registers.guestDebugTo(debug));
   }
   /** KVM_TRANSLATE asks for the rights of the supervisor under SMAP, and marks entries accessed: this does not. */
@@ -373,7 +462,7 @@ export class KvmVcpu implements Vcpu {
     return translateLinear(this.vm.guestMemory, this.getSregs(), linear);
   }
   getStats(): Record<string, number> {
-    return { emulationSteps: this.steps };
+    return { emulationSteps: this.steps, emulationBatches: this.#state.batches };
   }
 }
 

@@ -6,7 +6,7 @@ import type { ViewOf } from "../../memory/layout.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
 import type { Timer, Timers } from "../../memory/timers.js";
-import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vcpu, Vm } from "../seam.js";
+import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vm } from "../seam.js";
 import { SoftDoorbells } from "./doorbells.js";
 import { TSC_KHZ } from "./irqchip/cpu-signals.js";
 import { IrqChip } from "./irqchip/irqchip.js";
@@ -16,6 +16,7 @@ import { BUS_LOCK } from "./smp/bus-lock.js";
 import { Coherence } from "./smp/coherence.js";
 import { softCpuid } from "./system/cpuid.js";
 import { CpuidTable } from "./system/cpuid-table.js";
+import type { SystemOperation } from "./system/operation-names.js";
 import { SoftVcpu } from "./vcpu.js";
 import {
   O,
@@ -48,6 +49,14 @@ export function softArenaBytes(cpus: number, room = Number.POSITIVE_INFINITY): n
   return fixedBytes(cpus) + cpus * each;
 }
 
+/** Where a vCPU stops that only stands in for another. What is thrown comes out of `run`, with the instruction not done. */
+export interface Bounds {
+  /** An operation of the system is about to be done. */
+  operation(name: SystemOperation): void;
+  /** An exception is about to be delivered. */
+  exception(vector: number): void;
+}
+
 export interface SoftVmOptions {
   readonly cpus: number;
   readonly tier?: "auto" | "hot" | "cold";
@@ -63,6 +72,7 @@ export interface SoftVmOptions {
     /** Address of a map of guest-physical pages that several VMs share. */
     readonly physMap: number;
     readonly IrqChip: typeof IrqChip;
+    readonly bounds: Bounds;
   };
 }
 
@@ -303,7 +313,7 @@ export class SoftVm implements Vm {
     return softCpuid(id, cpus, { lessCores: cpus > availableParallelism() });
   }
 
-  vcpu(id: number): Vcpu {
+  vcpu(id: number): SoftVcpu {
     if (id < 0 || id >= this.places.length) throw new RangeError(`there is no vCPU ${id}`);
     let vcpu = this.#vcpus.get(id);
     if (vcpu === undefined) {

@@ -27,7 +27,7 @@ import { HotTier, type Place } from "./hot/hot-tier.js";
 import type { IrqChip } from "./irqchip/irqchip.js";
 import { type ColdExports, GuestAccess } from "./mmu/access.js";
 import { Activity, CpuProfile } from "./profile/cpu-profile.js";
-import type { SoftVm } from "./provider.js";
+import type { Bounds, SoftVm } from "./provider.js";
 import { Halt } from "./smp/halt.js";
 import type { PageEventReader } from "./smp/page-events.js";
 import { wideExchange } from "./smp/wide-exchange.js";
@@ -119,6 +119,7 @@ export class SoftVcpu implements Vcpu {
   #profile: CpuProfile | undefined;
   #pageEvents: PageEventReader | undefined;
   readonly #alone: boolean;
+  readonly #bounds: Bounds | undefined;
   readonly #halt: Halt;
 
   constructor(
@@ -131,6 +132,7 @@ export class SoftVcpu implements Vcpu {
     this.#exitData = new DataView(this.exit.data.buffer);
     this.#leaves = this.#s.counters.subarray(Counter.LEAVE);
     this.#alone = vm.places.length === 1;
+    this.#bounds = vm.options.parts?.bounds;
     this.#halt = new Halt(
       this.#memory.i32,
       (this.#s.address + O.poll) >>> 2,
@@ -457,6 +459,7 @@ export class SoftVcpu implements Vcpu {
       return this.#debugExit(Vector.BP);
     }
     try {
+      this.#bounds?.operation(name);
       OPERATIONS[name](context);
     } catch (thrown) {
       s.rip = start;
@@ -488,6 +491,7 @@ export class SoftVcpu implements Vcpu {
    * so that the instruction does not meet its breakpoint again (SDM vol. 3B, 18.3.1.1).
    */
   #raise(vector: number, errorCode: number, isFault = true): ExitReason | undefined {
+    this.#bounds?.exception(vector);
     const s = this.#s;
     const { interrupts } = this.#run;
     s.shadow = 0;
@@ -824,6 +828,13 @@ export class SoftVcpu implements Vcpu {
 
   /** The last exit was MMIO, and its instruction has to be run again with the answer. */
   #mmioExit = false;
+
+  /** After an MMIO exit: the access was not served. Its instruction stands as if it had never been tried. */
+  cancelAccess(): void {
+    this.#mmioExit = false;
+    this.#s.mmioCount = 0;
+    this.#s.mmioIndex = 0;
+  }
 
   /** Take the machine's answer to the last exit. */
   #completeIo(): void {

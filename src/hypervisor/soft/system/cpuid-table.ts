@@ -12,13 +12,14 @@ export type CpuidResult = readonly [eax: number, ebx: number, ecx: number, edx: 
 const ZERO: CpuidResult = [0, 0, 0, 0];
 
 export class CpuidTable {
+  /** Bytes that it takes from the allocator. */
+  static readonly bytes = 4 * ENTRY_WORDS * (MAX_ENTRIES + 1);
   /** The count, then the entries. */
   readonly #words: Uint32Array;
 
   constructor(memory: SharedMemory, allocator: StateAllocator, name: string) {
-    const words = ENTRY_WORDS * (MAX_ENTRIES + 1);
-    const address = allocator.bytes(4 * words, name);
-    this.#words = memory.u32.subarray(address >>> 2, (address >>> 2) + words);
+    const address = allocator.bytes(CpuidTable.bytes, name);
+    this.#words = memory.u32.subarray(address >>> 2, (address + CpuidTable.bytes) >>> 2);
   }
 
   /** Replaces all leaves. Throws `RangeError` for more than 256. */

@@ -162,9 +162,9 @@ export class Msrs {
   /** Undefined: #GP(0). `index` is unsigned. */
   read(index: number): bigint | undefined {
     const { s } = this;
+    if (this.irqchip.claimsMsr(index)) return this.irqchip.readMsr(this.id, index);
     const stored = STORED.get(index);
     if (stored !== undefined) return s[stored.field];
-    if (this.irqchip.claimsMsr(index)) return this.irqchip.readMsr(this.id, index);
     const fixed = FIXED.get(index);
     if (fixed !== undefined) return fixed[0];
     if (KvmClock.claimsMsr(index)) return this.kvmClock.readMsr(this.id, index);
@@ -190,13 +190,13 @@ export class Msrs {
   /** False: #GP(0). */
   write(index: number, value: bigint): boolean {
     const { s } = this;
+    if (this.irqchip.claimsMsr(index)) return this.irqchip.writeMsr(this.id, index, value);
     const stored = STORED.get(index);
     if (stored !== undefined) {
       if (stored.valid?.(value) === false) return false;
       s[stored.field] = value;
       return true;
     }
-    if (this.irqchip.claimsMsr(index)) return this.irqchip.writeMsr(this.id, index, value);
     const fixed = FIXED.get(index);
     if (fixed !== undefined) return fixed[1];
     if (KvmClock.claimsMsr(index)) {

@@ -28,6 +28,8 @@ export interface MachineData {
   readonly cpus: number;
   readonly slots: readonly MemorySlot[];
   readonly stateEnd: number;
+  /** Whether the software CPU may go on for longer than an instruction. Nothing ends its batches but `kick`. */
+  readonly batches: boolean;
 }
 
 /** The machine as another thread of the process sees it. */
@@ -48,7 +50,7 @@ export function buildMachine(
   if (create) timers.reset();
   const guestMemory = new GuestMemory(memory, data.slots);
   const step = Step === undefined ? {} : { EmulationStep: Step };
-  const options = { cpus: data.cpus, create, device: DEVICE, ...step };
+  const options = { cpus: data.cpus, create, device: DEVICE, batches: data.batches, ...step };
   const vm = createKvmVm(memory, allocator, guestMemory, timers, clock, options);
   if (create) for (const slot of data.slots) vm.setMemorySlot(slot);
   if (onQemu) for (let id = 0; id < data.cpus; id++) neverBusy(vm.vcpu(id));

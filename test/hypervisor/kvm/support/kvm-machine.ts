@@ -23,10 +23,11 @@ export interface MachineOptions {
   readonly ram?: readonly (readonly [number, number])[];
   /** Whether what steps in for KVM's emulator is loaded when it is needed first: `Vcpu.recover`. */
   readonly loadLate?: boolean;
+  readonly batches?: boolean;
 }
 
 export function makeMachine(options: MachineOptions = {}): TestMachine {
-  const { cpus = 1, ram = [[0, RAM_BYTES]], loadLate = false } = options;
+  const { cpus = 1, ram = [[0, RAM_BYTES]], loadLate = false, batches = false } = options;
   const stateEnd = Math.ceil((kvmArenaBytes(cpus) + (1 << 17)) / 65536) * 65536;
   const total = ram.reduce((sum, [, size]) => sum + size, 0);
   const memory = SharedMemory.create(stateEnd + total);
@@ -37,7 +38,7 @@ export function makeMachine(options: MachineOptions = {}): TestMachine {
     return { slot, guestPhysical: gpa(start), size, offset: at, readonly: false, logDirty: false };
   });
   const clock = Clock.start();
-  const data = { memory: memory.memory, epoch: clock.epoch, cpus, slots, stateEnd };
+  const data = { memory: memory.memory, epoch: clock.epoch, cpus, slots, stateEnd, batches };
   return buildMachine(data, memory, clock, true, loadLate ? undefined : EmulationStep);
 }
 
