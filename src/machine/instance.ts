@@ -178,6 +178,10 @@ export class Instance {
     ioThreads.ringAll();
     this.#kick();
     await this.#threads.stop();
+    this.#log(
+      "debug",
+      `the vCPUs stopped ${lifecycle.stopMilliseconds.toFixed(1)} ms after the machine's end`,
+    );
     vm.close();
     const { profileCpu } = this.config;
     if (profileCpu !== undefined) {

@@ -36,8 +36,14 @@ const LIFECYCLE = new Layout("lifecycle", {
   commandStatus: "u32",
   /** Clock nanoseconds of the first `run` of a vCPU; 0: none yet. */
   firstRun: "f64",
+  /** Milliseconds of the host's monotonic clock: when the machine ended, and when the last vCPU until now stopped for it. */
+  endedAt: "f64",
+  stoppedAt: "f64",
   text: array("u8", MAX_TEXT),
 });
+
+/** The same clock in all threads. */
+const monotonic = () => Number(process.hrtime.bigint()) / 1e6;
 
 export class Lifecycle {
   readonly #state: ViewOf<typeof LIFECYCLE>;
@@ -83,6 +89,7 @@ export class Lifecycle {
   /** End the machine. False where another thread was first; its reason stands. */
   end(end: End): boolean {
     if (Atomics.compareExchange(this.#words, this.#claimed, 0, 1) !== 0) return false;
+    this.#state.endedAt = monotonic();
     this.#state.reason = end.reason;
     this.#state.value = end.value ?? 0;
     const encoder = new TextEncoder();
@@ -96,6 +103,17 @@ export class Lifecycle {
     Atomics.notify(this.#words, this.#phase);
     this.callAttention();
     return true;
+  }
+
+  /** This thread's vCPU does not run any more. */
+  vcpuStopped(): void {
+    this.#state.stoppedAt = monotonic();
+  }
+
+  /** Milliseconds from the machine's end until its vCPUs had all stopped. Once their threads are gone. */
+  get stopMilliseconds(): number {
+    const { endedAt, stoppedAt } = this.#state;
+    return Math.max(stoppedAt - endedAt, 0);
   }
 
   /** End the machine because of an error that nothing else handled. */

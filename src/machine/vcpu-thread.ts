@@ -25,6 +25,7 @@ await enterThread(`vcpu-${data.id}`, data, async (board) => {
   try {
     await runVcpu({ vcpu, monitor, lifecycle, guestMemory, buses: board, output, debug, trace: traceLine });
   } finally {
+    lifecycle.vcpuStopped();
     const profile = vcpu.profile?.();
     if (profile !== undefined) parentPort?.postMessage({ profile: namedDevices(profile, board) });
   }

@@ -29,7 +29,7 @@ show end
 /** What `--loglevel debug` says where all is well. */
 const FIRST_INSTRUCTION = /first guest instruction (\d+) ms after the start/;
 const EXPECTED = new RegExp(
-  `^nlkt: (guest-\\d+: |64-bit kernel of |--accel |Ctrl-a x |${FIRST_INSTRUCTION.source})`,
+  `^nlkt: (guest-\\d+: |64-bit kernel of |--accel |Ctrl-a x |the vCPUs stopped |${FIRST_INSTRUCTION.source})`,
 );
 
 interface Boot {

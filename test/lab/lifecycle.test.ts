@@ -10,11 +10,27 @@ import type { Asm } from "../guests/support/asm.js";
 import { onQemu } from "../guests/support/limits.js";
 import { Random } from "../oracle/cpu-case.js";
 import { meet } from "./processors.js";
-import { kernel, noHardware, noKvm, short } from "./support.js";
+import { kernel, noKvm, short } from "./support.js";
 
-/** What the project promises. On emulated processors only that it comes to an end is asserted; what it took is printed. */
+/** What the project promises: so long after the request no vCPU runs any more. */
 const PROMISE_MILLISECONDS = 100;
-const LIMIT_MILLISECONDS = noHardware !== false || onQemu ? 60_000 : PROMISE_MILLISECONDS;
+/** A host that has other things to do may take longer now and then. */
+const ATTEMPTS = 4;
+
+/** Do as `attempt` says until it keeps the promise, which it gives the times of, by what took them. */
+async function assertPromised(attempt: () => Promise<Readonly<Record<string, number>>>): Promise<void> {
+  let late: string[] = [];
+  for (let n = 0; n < ATTEMPTS; n++) {
+    const times = Object.entries(await attempt());
+    const beyond = times.filter(([, milliseconds]) => !(milliseconds <= PROMISE_MILLISECONDS));
+    if (beyond.length === 0) return;
+    late = late.concat(beyond.map(([what, milliseconds]) => `${what} took ${milliseconds.toFixed(0)} ms`));
+  }
+  assert.fail(late.join(", "));
+}
+
+/** What NLKT says of how long its vCPUs took. */
+const STOPPED = /the vCPUs stopped ([\d.]+) ms after the machine's end/;
 
 /** What guests may be at, by name. */
 const GUESTS: Readonly<Record<string, (code: Asm) => void>> = {
@@ -35,6 +51,8 @@ interface Running {
   readonly machine: Machine;
   /** Bytes of output so far. */
   readonly printed: () => number;
+  /** Once it is stopped: milliseconds that its vCPUs took to. */
+  readonly stopped: () => number;
 }
 
 /** mov dx, 0x3f8; print "up" */
@@ -42,6 +60,7 @@ const sayUp = (code: Asm) => code.mov("dx", 0x3f8).hex("b075 ee b070 ee");
 
 /** A machine whose guest has printed something. `read`: read what else it prints. */
 async function start(file: string, cpus: number, read: boolean): Promise<Running> {
+  let said = "";
   const machine = await Machine.create({
     kernel: file,
     nodefaults: true,
@@ -49,6 +68,9 @@ async function start(file: string, cpus: number, read: boolean): Promise<Running
     memoryMiB: 16,
     cpus,
     timeoutSeconds: 120,
+    log: (_level, text) => {
+      said += text;
+    },
   });
   let printed = 0;
   const first = new Promise((resolve) => machine.console.once("data", resolve));
@@ -59,7 +81,7 @@ async function start(file: string, cpus: number, read: boolean): Promise<Running
   await machine.start();
   await first;
   if (!read) machine.console.off("data", listener).pause();
-  return { machine, printed: () => printed };
+  return { machine, printed: () => printed, stopped: () => Number(STOPPED.exec(said)?.[1]) };
 }
 
 async function milliseconds(work: () => Promise<unknown>): Promise<number> {
@@ -68,50 +90,45 @@ async function milliseconds(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - from;
 }
 
-function assertSoon(taken: number, what: string): void {
-  assert.ok(taken <= LIMIT_MILLISECONDS, `${what} took ${taken.toFixed(0)} ms`);
-}
+const timesOf = (pause: number, stop: number, gone: number) =>
+  `pause ${pause.toFixed(1)} ms, stop ${stop.toFixed(1)} ms; all threads gone after ${gone.toFixed(1)} ms`;
 
 describe("machines on KVM are paused and stopped", { skip: noKvm }, () => {
   for (const [name, write] of CHOSEN) {
     for (const read of name === "a flood of output" ? [true, false] : [true]) {
       test(`${name}${read ? "" : " that nobody reads"}`, async (t) => {
-        const { machine, printed } = await start(
-          kernel((code) => write(sayUp(code))),
-          1,
-          read,
-        );
-        await sleep(300);
-        const pause = await milliseconds(() => machine.pause());
-        await sleep(100);
-        const before = printed();
-        await sleep(200);
-        assert.equal(printed(), before, "a paused guest prints nothing");
-        await machine.resume();
-        if (read && name === "a flood of output") {
-          while (printed() === before) await sleep(10);
-        }
-        const stop = await milliseconds(() => machine.stop());
-        t.diagnostic(`pause ${pause.toFixed(1)} ms, stop ${stop.toFixed(1)} ms`);
-        assertSoon(pause, "pause");
-        assertSoon(stop, "stop");
+        const file = kernel((code) => write(sayUp(code)));
+        await assertPromised(async () => {
+          const { machine, printed, stopped } = await start(file, 1, read);
+          await sleep(300);
+          const pause = await milliseconds(() => machine.pause());
+          await sleep(100);
+          const before = printed();
+          await sleep(200);
+          assert.equal(printed(), before, "a paused guest prints nothing");
+          await machine.resume();
+          if (read && name === "a flood of output") {
+            while (printed() === before) await sleep(10);
+          }
+          const gone = await milliseconds(() => machine.stop());
+          t.diagnostic(timesOf(pause, stopped(), gone));
+          return { pause, stop: stopped() };
+        });
       });
     }
   }
 
   for (const cpus of short ? [4] : [2, 4]) {
     test(`${cpus} vCPUs, one of them in a loop, the others halted`, async (t) => {
-      const { machine } = await start(
-        kernel((code) => sayUp(meet(code, cpus - 1)).hex("ebfe")),
-        cpus,
-        true,
-      );
-      const pause = await milliseconds(() => machine.pause());
-      await machine.resume();
-      const stop = await milliseconds(() => machine.stop());
-      t.diagnostic(`pause ${pause.toFixed(1)} ms, stop ${stop.toFixed(1)} ms`);
-      assertSoon(pause, "pause");
-      assertSoon(stop, "stop");
+      const file = kernel((code) => sayUp(meet(code, cpus - 1)).hex("ebfe"));
+      await assertPromised(async () => {
+        const { machine, stopped } = await start(file, cpus, true);
+        const pause = await milliseconds(() => machine.pause());
+        await machine.resume();
+        const gone = await milliseconds(() => machine.stop());
+        t.diagnostic(timesOf(pause, stopped(), gone));
+        return { pause, stop: stopped() };
+      });
     });
   }
 });
@@ -121,29 +138,47 @@ const noScript =
     ? false
     : "script (util-linux), which makes a terminal, is missing";
 
+interface Typed {
+  readonly output: string;
+  /** Milliseconds from the keys until the shell had its prompt back. */
+  readonly taken: number;
+}
+
+/** Run `file` at a terminal, and type Ctrl-a x once it has said "up". */
+async function typeQuit(file: string): Promise<Typed> {
+  const run = `${process.execPath} ${NLKT} run --accel kvm --nodefaults -m 16 --loglevel debug -k ${file}`;
+  const child = spawn("script", ["-qec", `${run}; echo "ended with $?."`, "/dev/null"], { timeout: 60_000 });
+  let output = "";
+  let typed = 0;
+  const taken = await new Promise<number>((resolve, reject) => {
+    child.on("close", () => reject(new Error(`ended without a status: ${output.slice(-300)}`)));
+    child.stdout.on("data", (chunk: Buffer) => {
+      output = (output + chunk.toString("latin1")).slice(-10_000);
+      if (typed === 0 && /up/.test(output)) {
+        typed = performance.now();
+        child.stdin.write("\u0001x");
+      }
+      if (/ended with \d+\./.test(output)) resolve(performance.now() - typed);
+    });
+  });
+  child.stdin.destroy();
+  return { output, taken };
+}
+
 describe("Ctrl-a x at a terminal ends a machine on KVM", { skip: noKvm || noScript }, () => {
   for (const [name, write] of CHOSEN) {
     test(name, async (t) => {
       const file = kernel((code) => write(sayUp(code)));
-      const command = `${process.execPath} ${NLKT} run --accel kvm --nodefaults -m 16 -k ${file}; echo "ended with $?."`;
-      const child = spawn("script", ["-qec", command, "/dev/null"], { timeout: 60_000 });
-      let output = "";
-      let typed = 0;
-      const taken = await new Promise<number>((resolve, reject) => {
-        child.on("close", () => reject(new Error(`ended without a status: ${output.slice(-300)}`)));
-        child.stdout.on("data", (chunk: Buffer) => {
-          output = (output + chunk.toString("latin1")).slice(-10_000);
-          if (typed === 0 && /up/.test(output)) {
-            typed = performance.now();
-            child.stdin.write("\u0001x");
-          }
-          if (/ended with \d+\./.test(output)) resolve(performance.now() - typed);
-        });
+      await assertPromised(async () => {
+        const { output, taken } = await typeQuit(file);
+        assert.match(output, /ended with 0\./);
+        const stop = Number(STOPPED.exec(output)?.[1]);
+        t.diagnostic(
+          `the vCPUs stopped after ${stop.toFixed(1)} ms, the process after ${taken.toFixed(0)} ms`,
+        );
+        // Node's own end takes longer than that on the lab's processors.
+        return onQemu ? { "Ctrl-a x": stop } : { "Ctrl-a x": taken };
       });
-      child.stdin.destroy();
-      assert.match(output, /ended with 0\./);
-      t.diagnostic(`${taken.toFixed(0)} ms from the keys to the shell`);
-      assertSoon(taken, "Ctrl-a x");
     });
   }
 });
