@@ -13,7 +13,10 @@ const TIMEOUT_MILLISECONDS = 20 * 60 * 1000;
 const GROUPS = [
   // All in one process: each would be longer at loading than at its tests.
   { files: /^guests\//, together: true, concurrency: 1 },
-  { files: /^(hypervisor\/kvm\/|lab\/bare-metal|oracle\/kvm-fuzz)/, concurrency: availableParallelism() },
+  {
+    files: /^(hypervisor\/kvm\/|lab\/(bare-metal|exceptions)|oracle\/kvm-fuzz)/,
+    concurrency: availableParallelism(),
+  },
   { files: /^lab\/lifecycle/, concurrency: 1 },
   { files: /^lab\/boots/, concurrency: 1 },
 ];

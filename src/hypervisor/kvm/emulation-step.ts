@@ -191,7 +191,7 @@ export class EmulationStep implements EmulationFallback {
   }
 
   batch(): ExitReason | KvmTurn {
-    const { vcpu, host } = this;
+    const { vcpu } = this;
     const now = this.#machineClock.now();
     if (!this.#inBatch) {
       const before = read(vcpu);
@@ -203,7 +203,6 @@ export class EmulationStep implements EmulationFallback {
     const before = this.#before as Groups;
     this.#before = undefined;
     this.#irqchip.inBatch = true;
-    host.batch(true);
     let turn: KvmTurn = "interrupts";
     try {
       // In this order: whoever kicks from here on ends the batch.
@@ -220,7 +219,6 @@ export class EmulationStep implements EmulationFallback {
       if (!(error instanceof NotHere)) throw error;
       turn = "instruction";
     } finally {
-      host.batch(false);
       this.#irqchip.inBatch = false;
     }
     this.#endBatch(before);
@@ -238,9 +236,11 @@ export class EmulationStep implements EmulationFallback {
     this.#inBatch = true;
     this.#before = before;
     this.#batchEnd = now + BATCH_LIMIT;
+    this.host.batch(true);
   }
 
   #endBatch(before: Groups): void {
+    this.host.batch(false);
     this.#inBatch = false;
     this.#before = undefined;
     this.#setStepping(true);

@@ -44,7 +44,7 @@ export const KVM_VCPU = new Layout("kvm-vcpu", {
   steps: "u32",
   /** Batches that the software CPU did (emulation-step.ts). */
   batches: "u32",
-  /** One goes on. */
+  /** One goes on, or waits for an exit's answer. */
   inBatch: "u32",
   /** Address of the vCPU's mapping (struct kvm_run) in the process. */
   mapping: "u64",

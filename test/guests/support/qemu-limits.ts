@@ -28,6 +28,7 @@ export const AMD_TESTS: readonly NamedTests[] = [
   {
     why: "KVM gives guests of an AMD vendor 32 bits of SYSENTER_ESP and _EIP, and there is no SYSENTER in IA-32e mode (APM vol. 3)",
     tests: [
+      "SYSENTER does not clear TF: the trap is at the kernel's first instruction (SDM 2, SYSENTER)",
       "IA32_SYSENTER_ESP: valid values are kept, others are #GP(0) (SDM 4)",
       "IA32_SYSENTER_EIP: valid values are kept, others are #GP(0) (SDM 4)",
       "compat: SYSENTER takes CS, SS, RSP and RIP from MSRs, clears IF and VM (SDM 2, SYSENTER)",
@@ -307,7 +308,11 @@ export const QEMU_TESTS: readonly NamedTests[] = [
   },
   {
     why: "QEMU saves no RF",
-    tests: ["RF in the saved flags: set by faults, clear after INT n (SDM 3B, 18.3.1.1)"],
+    tests: [
+      "RF in the saved flags: set by faults, clear after INT n (SDM 3B, 18.3.1.1)",
+      "a trap in the middle of REP has RF in the saved flags, the last one has not (SDM 3B, 18.3.1.1)",
+      "a REP that is interrupted goes on where it stood (SDM 2, REP)",
+    ],
   },
   {
     why: "QEMU's error codes name vectors times 16 in IA-32e mode",
@@ -372,5 +377,74 @@ export const QEMU_TESTS: readonly NamedTests[] = [
   {
     why: "KVM offers no RDPID in the lab",
     tests: ["RDPID and RDTSCP give IA32_TSC_AUX (SDM 2, RDPID)"],
+  },
+  {
+    why: "in the lab the trap after an instruction that KVM emulates is not seen",
+    tests: [
+      "single-stepping REP OUTSB (SDM 3B, 18.3.1.4)",
+      "single-stepping STI (SDM 3B, 18.3.1.4)",
+      "single-stepping MMIO: one trap, after the access (SDM 3B, 18.3.1.4)",
+    ],
+  },
+  {
+    why: "QEMU holds traps back after LSS, too",
+    tests: ["LSS does not (SDM 3A, 6.8.3)"],
+  },
+  {
+    why: "QEMU's SVM does not load the guest's debug registers",
+    tests: [
+      "instruction breakpoint in DR0: a fault before the instruction, once (SDM 3B, 18.3.1.1)",
+      "instruction breakpoint in DR1: a fault before the instruction, once (SDM 3B, 18.3.1.1)",
+      "instruction breakpoint in DR2: a fault before the instruction, once (SDM 3B, 18.3.1.1)",
+      "instruction breakpoint in DR3: a fault before the instruction, once (SDM 3B, 18.3.1.1)",
+      "a global enable does as well as a local one (SDM 3B, 18.2.4)",
+      "an instruction breakpoint on REP comes once, before the first element (SDM 3B, 18.3.1.1)",
+      "an instruction breakpoint on port output comes once",
+      "an instruction breakpoint on port input comes once",
+      "an instruction breakpoint on an MMIO read comes once",
+      "an instruction breakpoint comes before the instruction's own faults (SDM 3A, table 6-2)",
+      "data breakpoint: write, on a write (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: access, on a read (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: access, on a write (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: write, on a read-modify-write (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: a doubleword that covers the byte (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: a byte in a doubleword (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: a byte in a quadword (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: the address is cut to the length (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: MOVUPS (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: FXSAVE (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: CMPXCHG16B (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: LOCK XADD (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: SGDT (SDM 3B, 18.2.5, 18.3.1.2)",
+      "data breakpoint: FSTP m80 (SDM 3B, 18.2.5, 18.3.1.2)",
+      "a data breakpoint and a single step are reported together (SDM 3B, 18.3.1)",
+      "data breakpoints on stacks: PUSH, CALL, POP, RET",
+      "a data breakpoint in the middle of REP MOVSB comes after that element (SDM 3B, 18.3.1.2)",
+      "a data breakpoint met by MOV SS is reported after the next instruction",
+      "I/O breakpoint: OUT (SDM 3B, 18.2.4, 18.3.1.3)",
+      "I/O breakpoint: IN (SDM 3B, 18.2.4, 18.3.1.3)",
+      "I/O breakpoint: a doubleword that covers the port (SDM 3B, 18.2.4, 18.3.1.3)",
+      "I/O breakpoint: a port in the range (SDM 3B, 18.2.4, 18.3.1.3)",
+      "I/O breakpoint: OUTSB (SDM 3B, 18.2.4, 18.3.1.3)",
+      "I/O breakpoint: INSB (SDM 3B, 18.2.4, 18.3.1.3)",
+      "DR7.GD: MOV DR is a #DB fault with DR6.BD; GD is clear in the handler (SDM 3B, 18.3.1.3)",
+      "fixed bits of DR6 and DR7 (SDM 3B, 18.2.3, 18.2.4)",
+      "a #DB leaves BS of an earlier one set (SDM 3B, 18.2.3: DR6 is never cleared)",
+      "MOV SS, a data breakpoint and INT1: one #DB; with INT3: one each (SDM 3A, 6.8.3)",
+    ],
+  },
+  {
+    why: "KVM single-steps up to IRET, and QEMU lets the guest see it",
+    tests: ["IRET ends the masking of NMIs even where it faults (SDM 3A, 6.7.1)"],
+  },
+  {
+    why: "QEMU's error code has another place for the vector",
+    tests: [
+      "an interrupt whose gate is not present is #NP with EXT; it is served all the same (SDM 3A, 6.13)",
+    ],
+  },
+  {
+    why: "QEMU forgets the interrupt shadow between its blocks",
+    tests: ["STI at the end of a page, and the instruction that it holds back for in the next"],
   },
 ];

@@ -110,16 +110,21 @@ describe("batches of the software CPU", { skip }, () => {
     assert.equal(nextPort(), 0x10);
   });
 
-  test("code that was changed between batches", () => {
-    // mov al, 1; out 0x10, al; jmp to the start
-    startRealMode(machine, "b001 e610 ebfa");
-    const { vcpu, guestMemory } = machine;
-    const next = () => (vcpu.run() === ExitReason.IO ? vcpu.exit.data[0] : undefined);
-    assert.equal(next(), 1);
-    vcpu.getRegs();
-    guestMemory.write(gpa(CODE + 1), hex("02"));
-    assert.equal(next(), 2);
-  });
+  for (const [when, between] of [
+    ["between batches", true],
+    ["while the batch waits for its exit to be served", false],
+  ] as const) {
+    test(`code that a device changes ${when}`, () => {
+      // mov al, 1; out 0x10, al; jmp to the start
+      startRealMode(machine, "b001 e610 ebfa");
+      const { vcpu, guestMemory } = machine;
+      const next = () => (vcpu.run() === ExitReason.IO ? vcpu.exit.data[0] : undefined);
+      assert.deepEqual([next(), next()], [1, 1]);
+      if (between) vcpu.getRegs();
+      guestMemory.write(gpa(CODE + 1), hex("02"));
+      assert.equal(next(), 2);
+    });
+  }
 
   test("SYSCALL in user mode enters the kernel", () => {
     const { vcpu, guestMemory } = machine;
