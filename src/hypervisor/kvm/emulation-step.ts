@@ -259,6 +259,7 @@ export class EmulationStep implements EmulationFallback {
   #done(before: Groups): undefined {
     this.#before = undefined;
     this.#store(before);
+    this.host.dropShadows();
   }
 
   #load(): Groups {

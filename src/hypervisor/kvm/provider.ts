@@ -4,7 +4,7 @@ import { type GuestMemory, globalOffset, type MemorySlot } from "../../memory/gu
 import { Mutex } from "../../memory/mutex.js";
 import type { SharedMemory } from "../../memory/shared-memory.js";
 import type { StateAllocator } from "../../memory/state-allocator.js";
-import type { Timer, Timers } from "../../memory/timers.js";
+import type { Timers } from "../../memory/timers.js";
 import { defaultRoutes } from "../gsi-routes.js";
 import type { CpuidEntry, Doorbell, IrqRoute, Msi, Vm } from "../seam.js";
 import { CpuidTable } from "../soft/system/cpuid-table.js";
@@ -12,26 +12,18 @@ import { Cap, Kvm } from "./abi/constants.js";
 import { Ioctl } from "./abi/ioctls.js";
 import { encodeList } from "./abi/struct.js";
 import * as abi from "./abi/structs.js";
+import { Batches } from "./batches.js";
 import { KvmCoalescedWrites } from "./coalesced-writes.js";
 import { machineCpuid } from "./cpuid.js";
 import { KvmDevice } from "./device.js";
 import { DirtyPages } from "./dirty-pages.js";
 import { Doorbells } from "./doorbells.js";
 import { softSubset } from "./emulated-cpuid.js";
-import type { EmulationStep, StepHost } from "./emulation-step.js";
+import type { EmulationStep } from "./emulation-step.js";
 import { addressOf, close, ioctl, ioctlPointer, mapShared, memoryAt, rawIoctl, unmap } from "./host.js";
 import { hardwareVirtualization } from "./host-cpu.js";
 import { msiAddress, routeTo } from "./registers.js";
 import { KVM_STATE, KVM_VCPU, type KvmState, type KvmVcpuState, MAX_SLOTS } from "./state.js";
-import {
-  BATCH_LIMIT,
-  endBatch,
-  hasBatches,
-  STEP_PHYS_MAP_BYTES,
-  type StepArena,
-  stepArena,
-  stepArenaBytes,
-} from "./step-arena.js";
 import { KvmVcpu, readCpuid, type VcpuHost } from "./vcpu.js";
 
 const PAGE = 4096;
@@ -43,10 +35,6 @@ const OTHER_BYTES = 64 << 10;
  */
 const IDENTITY_MAP_ADDRESS = 0xfffbc000;
 const TSS_ADDRESS = IDENTITY_MAP_ADDRESS + PAGE;
-
-/** A slot of a page that the guest never uses. Moving it to and fro makes KVM forget its shadow page tables. */
-const SHADOW_SLOT = MAX_SLOTS;
-const SHADOW_SLOT_ADDRESSES = [TSS_ADDRESS + 3 * PAGE, TSS_ADDRESS + 4 * PAGE] as const;
 
 export interface KvmVmOptions {
   readonly cpus: number;
@@ -62,13 +50,12 @@ export interface KvmVmOptions {
 
 /** Bytes of shared memory that a KVM VM of `cpus` vCPUs takes beside guest RAM. */
 export function kvmArenaBytes(cpus: number): number {
-  const batches = hasBatches(hardwareVirtualization() === undefined, cpus);
   return (
     DirtyPages.bytes +
     Doorbells.bytes +
-    STEP_PHYS_MAP_BYTES +
+    Batches.bytes(cpus) +
     OTHER_BYTES +
-    cpus * (KVM_VCPU.size + PAGE + CpuidTable.bytes + stepArenaBytes(batches))
+    cpus * (KVM_VCPU.size + PAGE + CpuidTable.bytes)
   );
 }
 
@@ -91,10 +78,7 @@ export class KvmVm implements Vm, VcpuHost {
   readonly #dirty: DirtyPages;
   readonly #doorbells: Doorbells;
   readonly cpuids: readonly CpuidTable[];
-  readonly batches: boolean;
-  readonly #stepArenas: readonly StepArena[];
-  readonly #batchTimers: readonly Timer[];
-  #shadowSlot: 0 | 1 = 0;
+  readonly #batches: Batches;
   #coalesced: KvmCoalescedWrites | undefined;
   #supported: CpuidEntry[] | undefined;
   /** KVM_IRQ_LINE's argument, made once. */
@@ -118,19 +102,15 @@ export class KvmVm implements Vm, VcpuHost {
     this.cpuids = this.#vcpuStates.map((_, id) => new CpuidTable(memory, allocator, `kvm.cpuid${id}`));
     this.#dirty = new DirtyPages(allocator, guestMemory, () => this.#state.logging !== 0);
     this.#doorbells = new Doorbells(memory, allocator, () => this.#state.vm);
-    // The software CPU reaches one memory.
-    const oneMemory = guestMemory.slots.every(({ memory: other = 0 }) => other === 0);
-    const emulating = hardwareVirtualization() === undefined;
-    this.batches = hasBatches(emulating, options.cpus) && oneMemory && options.batches !== false;
-    const physMap = allocator.bytes(STEP_PHYS_MAP_BYTES, "kvm.step-phys-map", PAGE);
-    this.#stepArenas = this.#vcpuStates.map(() => {
-      const start = allocator.bytes(stepArenaBytes(this.batches), "kvm.step", PAGE);
-      return stepArena(start, physMap, this.batches);
+    this.#batches = new Batches(this, allocator, timers, {
+      clock,
+      vcpus: this.#vcpuStates,
+      vm: () => this.#state.vm,
+      logging: () => this.#state.logging !== 0,
+      dirty: this.#dirty,
+      doorbells: this.#doorbells,
+      allowed: options.batches !== false,
     });
-    const batching = this.batches ? this.#vcpuStates : [];
-    this.#batchTimers = batching.map((_, id) => timers.create(() => this.endBatch(id)));
-    // What it has decoded may have changed.
-    if (this.batches) guestMemory.onWrite(() => this.#endBatches());
     if (options.create) this.#create();
   }
 
@@ -140,6 +120,10 @@ export class KvmVm implements Vm, VcpuHost {
 
   get xsaveSize(): number {
     return this.#state.xsaveSize;
+  }
+
+  get batches(): boolean {
+    return this.#batches.on;
   }
 
   get tscKhz(): number {
@@ -210,59 +194,8 @@ export class KvmVm implements Vm, VcpuHost {
     ioctlPointer(this.#state.vm, Ioctl.KVM_ENABLE_CAP, enable, "KVM_ENABLE_CAP");
   }
 
-  // --- batches of the software CPU (emulation-step.ts) ---
-
   endBatch(id: number): void {
-    if (this.#vcpuStates[id].inBatch !== 0) endBatch(this.memory.i32, this.#stepArenas[id]);
-  }
-
-  /** An interrupt may have come, or memory changed. */
-  #endBatches(): void {
-    if (!this.batches) return;
-    for (let id = 0; id < this.options.cpus; id++) this.endBatch(id);
-  }
-
-  #batch(id: number, on: boolean): void {
-    const timer = this.#batchTimers[id];
-    Atomics.store(
-      this.memory.i32,
-      (this.#vcpuStates[id].address + KVM_VCPU.offset.inBatch) >>> 2,
-      on ? 1 : 0,
-    );
-    if (on && timer.deadline === Number.POSITIVE_INFINITY) timer.arm(this.clock.now() + BATCH_LIMIT);
-  }
-
-  #dropShadows(): void {
-    this.#shadowSlot = this.#shadowSlot === 0 ? 1 : 0;
-    const region = abi.kvm_userspace_memory_region.encode({
-      slot: SHADOW_SLOT,
-      guest_phys_addr: BigInt(SHADOW_SLOT_ADDRESSES[this.#shadowSlot]),
-      memory_size: BigInt(PAGE),
-      userspace_addr: addressOf(this.memory.u8.subarray(this.#stepArenas[0].start)),
-    });
-    ioctlPointer(this.#state.vm, Ioctl.KVM_SET_USER_MEMORY_REGION, region, "KVM_SET_USER_MEMORY_REGION");
-  }
-
-  #stepHost(id: number): StepHost {
-    const vm = this;
-    return {
-      tscKhz: this.tscKhz,
-      cpuid: () => this.cpuids[id].get(),
-      get portDoorbells() {
-        return vm.#doorbells.ports;
-      },
-      get logging() {
-        return vm.#state.logging !== 0;
-      },
-      wrote: (slot, pages) => {
-        for (let page = 0; page < slot.size / PAGE; page++) {
-          if ((pages[page >>> 3] & (1 << (page & 7))) === 0) continue;
-          this.#dirty.mark(globalOffset(slot, slot.offset + page * PAGE), PAGE);
-        }
-      },
-      dropShadows: () => this.#dropShadows(),
-      batch: (on) => this.#batch(id, on),
-    };
+    this.#batches.end(id);
   }
 
   #releaseThreads(): void {
@@ -335,7 +268,7 @@ export class KvmVm implements Vm, VcpuHost {
     argument[0] = gsi;
     argument[1] = level ? 1 : 0;
     ioctlPointer(this.#state.vm, Ioctl.KVM_IRQ_LINE, argument, "KVM_IRQ_LINE");
-    if (level) this.#endBatches();
+    if (level) this.#batches.endAll();
   }
 
   setGsiRouting(routes: readonly IrqRoute[]): void {
@@ -348,7 +281,7 @@ export class KvmVm implements Vm, VcpuHost {
   signalMsi({ address, data }: Msi): void {
     const argument = abi.kvm_msi.encode({ ...msiAddress(address), data });
     ioctlPointer(this.#state.vm, Ioctl.KVM_SIGNAL_MSI, argument, "KVM_SIGNAL_MSI");
-    this.#endBatches();
+    this.#batches.endAll();
   }
 
   /** A write to eventfd `fd` raises `gsi` like an edge. KVM_IRQFD. */
@@ -411,7 +344,14 @@ export class KvmVm implements Vm, VcpuHost {
     let vcpu = this.#vcpus.get(id);
     if (vcpu === undefined) {
       const make = (Step: typeof EmulationStep) => (self: KvmVcpu) =>
-        new Step(self, this.memory, this.guestMemory, this.clock, this.#stepArenas[id], this.#stepHost(id));
+        new Step(
+          self,
+          this.memory,
+          this.guestMemory,
+          this.clock,
+          this.#batches.arenas[id],
+          this.#batches.host(id),
+        );
       const { EmulationStep: loaded } = this.options;
       vcpu = new KvmVcpu(
         this,

@@ -15,11 +15,6 @@ const OTHER_BYTES = 1 * MIB;
 /** Nanoseconds that a batch takes at most: interrupts wait for so long. */
 export const BATCH_LIMIT = 2_000_000;
 
-/** Whether the software CPU may go on for longer than an instruction (emulation-step.ts). */
-export function hasBatches(emulating: boolean, cpus: number): boolean {
-  return emulating && cpus === 1;
-}
-
 const codeBytes = (batches: boolean) => (batches ? BATCH_CODE_BYTES : STEP_CODE_BYTES);
 
 /** Bytes of linear memory for the stepping of one vCPU, and once for them all. */
