@@ -124,12 +124,6 @@ const PROBES: readonly Probe[] = [
     code: "31c0 480fbae83e 48894302 0f0113",
     inTheLab: Came.THROUGH,
   },
-  {
-    // mov ecx, 0x100; rdpmc
-    test: "RDPMC: #GP(0) for a counter that is not there, and above CPL 0 without CR4.PCE (SDM 2, RDPMC)",
-    code: "b900010000 0f33",
-    inTheLab: Came.THROUGH,
-  },
   ...(
     [
       ["IA32_LSTAR", "820000c0", "00000040"],

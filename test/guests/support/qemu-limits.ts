@@ -206,10 +206,6 @@ export const QEMU_TESTS: readonly NamedTests[] = [
     ],
   },
   {
-    why: "QEMU's RDPMC looks at no counter's number",
-    tests: ["RDPMC: #GP(0) for a counter that is not there, and above CPL 0 without CR4.PCE (SDM 2, RDPMC)"],
-  },
-  {
     why: "QEMU's MMX instructions look at TS before EM",
     tests: ["MMX, EM and TS: #UD"],
   },
