@@ -114,6 +114,8 @@ export class KvmVcpu implements Vcpu {
   #stuck = false;
   /** Completing an instruction of the fallback made another exit, which `run` has to return. */
   #queued = false;
+  /** The software CPU runs the guest for as long as it can. */
+  #batches = false;
   /** The machine debugs the guest. */
   #debugged = false;
   /** KVM does an instruction at a time, as the software CPU does all others. */
@@ -166,7 +168,7 @@ export class KvmVcpu implements Vcpu {
       if (reason !== undefined) return reason;
     }
     for (;;) {
-      if (this.vm.batches && !this.#debugged) {
+      if (this.#batches && !this.#debugged) {
         const turn = this.#softwareTurn();
         if (turn !== undefined) return turn;
       }
@@ -277,6 +279,7 @@ export class KvmVcpu implements Vcpu {
     mask.set(before, kvm_signal_mask.size);
     ioctlPointer(this.#fd, Ioctl.KVM_SET_SIGNAL_MASK, mask, "KVM_SET_SIGNAL_MASK");
     Atomics.store(this.#words, this.#tid, gettid());
+    this.#batches = this.vm.batches;
   }
 
   kick(): void {
