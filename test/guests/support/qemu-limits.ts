@@ -28,7 +28,6 @@ export const AMD_TESTS: readonly NamedTests[] = [
   {
     why: "KVM gives guests of an AMD vendor 32 bits of SYSENTER_ESP and _EIP, and there is no SYSENTER in IA-32e mode (APM vol. 3)",
     tests: [
-      "SYSENTER does not clear TF: the trap is at the kernel's first instruction (SDM 2, SYSENTER)",
       "IA32_SYSENTER_ESP: valid values are kept, others are #GP(0) (SDM 4)",
       "IA32_SYSENTER_EIP: valid values are kept, others are #GP(0) (SDM 4)",
       "compat: SYSENTER takes CS, SS, RSP and RIP from MSRs, clears IF and VM (SDM 2, SYSENTER)",
