@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { ROOT } from "../lib/prepare.mjs";
+import { ALIVE } from "./alive.mjs";
 
 /** Modules in the order in which they are loaded, by their file names. */
 const MODULES = [
@@ -131,11 +132,11 @@ async function prepare(progress) {
 
 /**
  * Run the shell commands of `command` in the lab; resolves to their status, or to undefined where the lab came to another end. Each
- * line that is printed there goes to `onLine`.
+ * line that is printed there goes to `onLine`, but for those that are ALIVE. Silent for longer than `silentSeconds`, it is ended.
  */
 export async function runInLab(
   command,
-  { onLine = console.log, progress = console.error, seconds = 3600 } = {},
+  { onLine = console.log, progress = console.error, seconds = 3600, silentSeconds = seconds } = {},
 ) {
   const { kernel, initramfs } = await prepare(progress);
   const job = mkdtempSync(path.join(tmpdir(), "nlkt-lab-"));
@@ -160,6 +161,10 @@ export async function runInLab(
   );
   let status;
   const timer = setTimeout(() => qemu.kill("SIGKILL"), seconds * 1000);
+  const silent = setTimeout(() => {
+    progress(`nothing was heard of it for ${silentSeconds} s`);
+    qemu.kill("SIGKILL");
+  }, silentSeconds * 1000);
   const stop = () => qemu.kill("SIGKILL");
   const interrupted = () => process.exit(1);
   process.once("exit", stop);
@@ -170,6 +175,8 @@ export async function runInLab(
       qemu.once("exit", resolve);
     });
     for await (const line of createInterface({ input: qemu.stdout })) {
+      silent.refresh();
+      if (line.includes(ALIVE)) continue;
       const match = STATUS.exec(line);
       if (match === null) onLine(`${timed(qemu.pid)}${line.replace(/\r$/, "")}`);
       else status = Number(match[1]);
@@ -178,6 +185,7 @@ export async function runInLab(
     return status;
   } finally {
     clearTimeout(timer);
+    clearTimeout(silent);
     process.off("exit", stop);
     for (const signal of SIGNALS) process.off(signal, interrupted);
     rmSync(job, { recursive: true, force: true });

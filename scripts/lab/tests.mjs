@@ -5,6 +5,7 @@ import path from "node:path";
 import { run } from "node:test";
 import { ROOT } from "../lib/prepare.mjs";
 import { TestReport } from "../lib/test-report.mjs";
+import { ALIVE, ALIVE_MILLISECONDS } from "./alive.mjs";
 
 /** A file that is not done by then hangs. */
 const TIMEOUT_MILLISECONDS = 20 * 60 * 1000;
@@ -55,6 +56,8 @@ function oneFile(files) {
   writeFileSync(file, files.map((name) => `await import(${JSON.stringify(name)});\n`).join(""));
   return file;
 }
+
+setInterval(() => console.log(ALIVE), ALIVE_MILLISECONDS);
 
 const report = new TestReport(tests);
 for (const { files, concurrency, together = false } of GROUPS) {
