@@ -39,8 +39,8 @@ const isCommand = args[0] === "--run";
 const SHORT = "--short";
 const words = args.filter((arg) => arg !== SHORT);
 /**
- * What runs in a machine of its own. Long runs have brought QEMU's machine to a halt, its processors busy with nothing, for a reason that
- * is not known: so the guests, which leave no corner of the processor out, get one, and the rest another.
+ * What runs in a machine of its own. Long runs on busy hosts have brought QEMU's machine to a halt, its processors busy with nothing, for
+ * a reason that is not known: so the guests get one, and the rest another.
  */
 const parts = isCommand
   ? [args.slice(1).join(" ")]
