@@ -328,13 +328,15 @@ function eventsDiffer(before: VcpuEvents, after: VcpuEvents): boolean {
 }
 
 function read(vcpu: Vcpu) {
+  // First: where an exception is pending, KVM sets CR2 or DR6 only now (kvm_vcpu_ioctl_x86_get_vcpu_events).
+  const events = vcpu.getEvents();
   return {
     regs: vcpu.getRegs(),
     sregs: vcpu.getSregs(),
     fpu: vcpu.getFpu(),
     msrs: vcpu.getMsrs(MSRS),
     debugRegs: vcpu.getDebugRegs(),
-    events: vcpu.getEvents(),
+    events,
   };
 }
 

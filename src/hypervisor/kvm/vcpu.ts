@@ -167,14 +167,21 @@ export class KvmVcpu implements Vcpu {
       const reason = this.#step();
       if (reason !== undefined) return reason;
     }
+    let again = false;
     for (;;) {
-      if (this.#batches && !this.#debugged) {
+      if (this.#batches && !this.#debugged && !again) {
         const turn = this.#softwareTurn();
         if (turn !== undefined) return turn;
       }
+      again = false;
       if (rawIoctl(this.#fd, KVM_RUN, 0) === 0) {
         const reason = this.#returned();
-        if (reason === ExitReason.DEBUG && this.#stepping) continue;
+        if (reason === ExitReason.DEBUG && this.#stepping) {
+          // What the instruction asks for (kvmclock's page), KVM does when it enters the guest next.
+          again = true;
+          this.#interruptNext();
+          continue;
+        }
         if (reason !== ExitReason.INTERNAL_ERROR || exit.detail !== Kvm.KVM_INTERNAL_ERROR_EMULATION) {
           return reason;
         }
@@ -247,9 +254,13 @@ export class KvmVcpu implements Vcpu {
     if (this.#words[this.#pending] === Pending.EXIT) return this.#returned();
     const stepping = next !== "all";
     if (stepping !== this.#stepping) this.#setStepping(stepping);
-    // Its KVM_RUN ends with the interrupt taken, and before the guest's next instruction.
-    if (next === "interrupts") signalThread(Atomics.load(this.#words, this.#tid), SIGURG);
+    if (next === "interrupts") this.#interruptNext();
     return undefined;
+  }
+
+  /** The next KVM_RUN ends with the interrupt taken that is due, and before the guest's next instruction. */
+  #interruptNext(): void {
+    signalThread(Atomics.load(this.#words, this.#tid), SIGURG);
   }
 
   /** Whether KVM_RUN ends after an instruction. */

@@ -196,6 +196,16 @@ describe("batches of the software CPU", { skip }, () => {
     assert.ok(from <= rbx && rbx <= rax && rax <= to, [from, rbx, rax, to].join(" "));
   });
 
+  test("kvmclock's page is there right after the write to its MSR", () => {
+    const { vcpu, vm } = machine;
+    vcpu.setCpuid(vm.supportedCpuid());
+    // mov ecx, MSR_KVM_SYSTEM_TIME_NEW; mov eax, 0x7001; xor edx, edx; wrmsr; mov eax, [0x7018]: tsc_to_system_mul; out 0x10, eax
+    startLongMode(machine, "b9014d564b b801700000 31d2 0f30 8b042518700000 e710");
+    assert.equal(vcpu.run(), ExitReason.IO);
+    const { data } = vcpu.exit;
+    assert.notEqual(new DataView(data.buffer, data.byteOffset).getUint32(0, true), 0);
+  });
+
   test("a triple fault is a shutdown", () => {
     startLongMode(machine, "0f0b");
     const sregs = machine.vcpu.getSregs();
