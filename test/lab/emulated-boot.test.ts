@@ -46,13 +46,12 @@ test("Debian's kernel reaches its shell", { skip }, async (t) => {
     child.on("close", () => reject(new Error(`it ended: ${stdout}`)));
     child.stdout!.on("data", (chunk: Buffer) => {
       stdout += chunk.toString("latin1");
-      if (stdout.includes("Hypervisor detected")) resolve();
+      if (stdout.includes("Hypervisor detected: KVM")) resolve();
     });
   });
   t.diagnostic(`the shell after ${((performance.now() - from) / 1000).toFixed(1)} s`);
   assert.match(stdout, /^tick [1-9]/m);
   assert.match(stdout, /^counted 2000/m);
-  assert.match(stdout, /Hypervisor detected: KVM/);
   const stat = spawnSync(process.execPath, [NLKT, "stat", name, "--json"], { encoding: "utf8" });
   const { vcpus } = JSON.parse(stat.stdout) as { vcpus: { counters: Record<string, number> }[] };
   const { emulationSteps, emulationBatches } = vcpus[0].counters;
