@@ -37,8 +37,8 @@ class PciBench {
   readonly bells = new BellVm();
   readonly pci: VirtioPci;
 
-  constructor(flavour: PciFlavour, type = blkType(this.rig)) {
-    const device = this.rig.device(type);
+  constructor(flavour: PciFlavour, type?: DeviceType) {
+    const device = this.rig.device(type ?? blkType(this.rig));
     const vm = Object.assign(this.bells, { signalMsi: (msi: Msi) => void this.messages.push(msi) });
     this.pci = new VirtioPci(this.rig.allocator, { device, flavour, vm, line: this.line });
     this.pci.reset();
