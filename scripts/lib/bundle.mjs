@@ -7,7 +7,7 @@ import path from "node:path";
 import { build as esbuild } from "esbuild";
 
 /** As deep as the folders of dist/src, so that what is above the package's own files is found from both. */
-export const BUNDLE = "dist/bundle/nlkt";
+const BUNDLE = "dist/bundle/nlkt";
 /** The compiler writes it whenever it has written others. */
 const COMPILED = "dist/.tsbuildinfo";
 /** Written last. */

@@ -242,10 +242,8 @@ export class EmulationStep implements EmulationFallback {
   #endBatch(before: Groups): void {
     this.host.batch(false);
     this.#inBatch = false;
-    this.#before = undefined;
     this.#setStepping(true);
-    this.#store(before);
-    this.host.dropShadows();
+    this.#done(before);
   }
 
   /** Take the machine's answer; whether that ended the instruction. */

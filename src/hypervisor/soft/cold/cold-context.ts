@@ -65,7 +65,7 @@ export interface HandlerForm {
   readonly args: readonly number[];
 }
 
-const PAGE_MASK = ~0xfff;
+export const PAGE_MASK = ~0xfff;
 const REGISTER_FIELD = [Rec.r0, Rec.r1, Rec.r2] as const;
 
 export class ColdContext implements InstrContext {

@@ -2,7 +2,14 @@
  * The hot tier's instruction context: emits an instruction as part of a region, with its operands known, guest registers
  * in locals, and flags computed where something reads them.
  */
-import { ColdContext, type HandlerForm, loadInt, signExtend, storeInt } from "../cold/cold-context.js";
+import {
+  ColdContext,
+  type HandlerForm,
+  loadInt,
+  PAGE_MASK,
+  signExtend,
+  storeInt,
+} from "../cold/cold-context.js";
 import type { Runtime } from "../cold/runtime.js";
 import type { FlagName, FlagUpdate, OperandSize } from "../isa/context.js";
 import { Dtlb, type DtlbHalf, gprOffset, Leave, O, Rec, xmmOffset } from "../vcpu-state.js";
@@ -11,15 +18,12 @@ import type { FunctionBuilder, Label, Local, ModuleBuilder } from "../wasm/modul
 import { lane, lane64 } from "../wasm/simd.js";
 import type { Instruction } from "./region.js";
 import { RegionFlags } from "./region-flags.js";
-import { gprNumber, type RegisterHomes, vectorNumber } from "./register-homes.js";
+import { gprNumber, type RegisterHomes, RSP, vectorNumber } from "./register-homes.js";
 
 /** The record's `link` counts wrong guesses in its lower bits, and above them how often a region was made anew for them. */
 const GUESS_COUNT_BITS = 24;
 /** Wrong guesses until a region is first made anew, log2. */
 const FIRST_DOUBT_BITS = 8;
-
-const RSP = 4;
-const PAGE_MASK = ~0xfff;
 
 /** A definition does what the hot tier cannot express: the instruction stays with the cold tier. */
 export class NotTranslatable extends Error {}

@@ -13,7 +13,7 @@ const LOOP_TURNS = 8;
 /** Uses, for one of the region's entry, from which a register has a local. */
 const MIN_USES = 3;
 
-const RSP = 4;
+export const RSP = 4;
 const GPRS = 16;
 const VECTORS = 16;
 const STACK_DEFINITIONS: ReadonlySet<unknown> = new Set([call, callIndirect, ret, push, pop, leave]);
